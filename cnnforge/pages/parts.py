@@ -93,6 +93,20 @@ def paragraphs(texts: Sequence[str], kind: str = "") -> str:
     return "\n".join(f"<p{name}>{escape(each)}</p>" for each in texts)
 
 
+def figure(uri: str, about: str) -> str:
+    """Return a picture with a caption.
+
+    Args:
+        uri: The `data:` URI of the picture.
+        about: Caption, which also describes the picture to those who do not see it.
+    """
+    text = escape(about)
+    return (
+        f'<figure><img class="wide" src="{uri}" alt="{text}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
 # Sizes of a chart in units of its own coordinate system.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 260, 58, 12, 12, 40
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cnnforge.errors import DataError
+from cnnforge.data import Dataset
+from cnnforge.errors import DataError, UsageError
+
+# Max number of classes that a message names.
+_MAX_NAMED = 5
 
 
 def check_samples(samples: Any, what: str, classes: int) -> int:
@@ -70,3 +75,42 @@ def check_samples(samples: Any, what: str, classes: int) -> int:
         )
     crowd = np.concatenate([np.empty(0, bool), *samples.crowd])
     return int(len(crowd) - np.count_nonzero(crowd))
+
+
+def matched_labels(
+    dataset: Dataset, samples: Any, indices: np.ndarray, classes: Sequence[str]
+) -> np.ndarray:
+    """Match the classes of a dataset with those of a model, by name.
+
+    Args:
+        dataset: The dataset.
+        samples: Samples of it.
+        indices: (n,) int64, indices of the samples that are evaluated.
+        classes: The classes of the model.
+
+    Returns:
+        The label of the model for each class of the dataset, (C,) int32; -1 if it has none.
+
+    Raises:
+        DataError: See `check_samples`.
+        UsageError: No sample has an object, or one has an object of a class that the model was not
+            trained on.
+    """
+    check_samples(samples, dataset.name, len(dataset.classes))
+    every = [samples.labels[index] for index in indices]
+    present = np.unique(np.concatenate([np.empty(0, np.int32), *every]))
+    known = {name: label for label, name in enumerate(classes)}
+    for label in present:
+        if dataset.classes[label] not in known:
+            more = len(classes) - _MAX_NAMED
+            raise UsageError(
+                f"{dataset.name} has objects of the class {dataset.classes[label]!r}, which the "
+                f"model does not know; it knows {', '.join(classes[:_MAX_NAMED])}"
+                f"{f' and {more} more' if more > 0 else ''}; 'cnnforge predict' needs no labels"
+            )
+    if not len(present):
+        raise UsageError(
+            f"no image of {dataset.name} has an object, so nothing can be measured: use other "
+            "data, or 'cnnforge predict', which needs no labels"
+        )
+    return np.array([known.get(name, -1) for name in dataset.classes], np.int32)

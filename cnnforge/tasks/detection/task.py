@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import numpy as np
 
 from cnnforge.data import Dataset, Placing, Samples, normal_name
-from cnnforge.errors import DataError, RunError, UsageError
+from cnnforge.errors import DataError, RunError
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.detection import rows as tables
-from cnnforge.tasks.detection.checks import check_samples
+from cnnforge.tasks.detection.checks import check_samples, matched_labels
 from cnnforge.tasks.detection.decoding import decode
 from cnnforge.tasks.detection.losses import level_losses, total
 from cnnforge.tasks.detection.metrics import (
@@ -27,9 +27,11 @@ from cnnforge.tasks.detection.metrics import (
 )
 from cnnforge.tasks.detection.objects import composed, moved, objects_of
 from cnnforge.tasks.detection.output import DetectionOutput
+from cnnforge.tasks.detection.page import detection_sections
 from cnnforge.tasks.detection.rows import DetectedObject, Detections
 from cnnforge.tasks.detection.targets import Level, levels_of, target_maps
 from cnnforge.tasks.metric import LOSS, Evaluation
+from cnnforge.tasks.reports import TaskSections
 from cnnforge.tasks.rows import Row, Source
 from cnnforge.tasks.task import Task
 from cnnforge.utils.structures import flatten
@@ -46,7 +48,6 @@ BOXES = "boxes.keras"
 
 OVERLAP = 0.5
 MAX_DETECTIONS = 100
-_MAX_NAMED = 5
 
 
 class Detection(Task):
@@ -274,29 +275,13 @@ class Detection(Task):
             UsageError: No sample has an object, or one has an object of a class that the model was
                 not trained on.
         """
-        check_samples(samples, dataset.name, len(dataset.classes))
-        every = [cast("Any", samples).labels[index] for index in indices]
-        present = np.unique(np.concatenate([np.empty(0, np.int32), *every]))
-        known = {name: label for label, name in enumerate(self.classes)}
-        for label in present:
-            if dataset.classes[label] not in known:
-                more = len(self.classes) - _MAX_NAMED
-                raise UsageError(
-                    f"{dataset.name} has objects of the class {dataset.classes[label]!r}, which "
-                    f"the model does not know; it knows {', '.join(self.classes[:_MAX_NAMED])}"
-                    f"{f' and {more} more' if more > 0 else ''}; 'cnnforge predict' needs no labels"
-                )
-        if not len(present):
-            raise UsageError(
-                f"no image of {dataset.name} has an object, so nothing can be measured: use other "
-                "data, or 'cnnforge predict', which needs no labels"
-            )
+        labels = matched_labels(dataset, samples, indices, self.classes)
         return DetectionEvaluator(
             dataset,
             samples,
             indices,
             classes=self.classes,
-            labels=np.array([known.get(name, -1) for name in dataset.classes], np.int32),
+            labels=labels,
             image_size=self.image_size,
             overlap=self.overlap,
             confidence=self.confidence,
@@ -312,6 +297,10 @@ class Detection(Task):
         from cnnforge.tasks.detection.report import write_report
 
         write_report(run, cast("DetectionEvaluation", evaluation))
+
+    def sections(self, run: RunDirectory, thumbnails: Mapping[int, str]) -> TaskSections:
+        """Make the sections about objects: pictures, COCO's numbers, classes, curves, errors."""
+        return detection_sections(run)
 
     def export(self, run: RunDirectory, model: keras.Model) -> None:
         """Write `boxes.keras`, which computes boxes from pixels with the thresholds of the run."""
