@@ -157,7 +157,8 @@ def chart(
             f'y2="{down:.1f}"/>'
         )
         parts.append(f'<text x="{_LEFT - 6}" y="{down + 4:.1f}" text-anchor="end">{text}</text>')
-    for x in _whole_marks(x0, x1) if x1 > 1 else _round_marks(x0, x1):
+    whole = all(float(x).is_integer() for x in xs)
+    for x in _whole_marks(x0, x1) if whole else _round_marks(x0, x1):
         across, _ = place(x, y0)
         text = f"{x:g}"
         parts.append(
@@ -210,7 +211,8 @@ def _line(series: Series, place: Callable[[float, float], tuple[float, float]]) 
 def _round_marks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round numbers that cover a range, at equal steps."""
     if not high > low:
-        low, high = low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5
+        # A single value is in the middle.
+        low, high = (min(0.0, 2 * low), max(0.0, 2 * low)) if low else (-1.0, 1.0)
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each >= raw * 0.999)
