@@ -17,6 +17,7 @@ from typing import Any
 from cnnforge.errors import UsageError
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
+from cnnforge.output_options import OutputOptions
 from cnnforge.utils.names import unescaped
 
 KERNELS = ("auto", "numba", "keras")
@@ -37,11 +38,11 @@ _SIZE = re.compile(r"([1-9][0-9]{0,4})(?:(?:\s*[xX\u00d7*,]\s*|\s+)([1-9][0-9]{0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(FineTuningOptions, OptimizerOptions):
+class TrainingOptions(OutputOptions, FineTuningOptions, OptimizerOptions):
     """The options of `cnnforge train`, which have the same names in `config.toml`.
 
-    The options of the optimizer are inherited from `OptimizerOptions`, and those of pretrained
-    weights from `FineTuningOptions`.
+    The options of the optimizer are inherited from `OptimizerOptions`, those of pretrained weights
+    from `FineTuningOptions`, and those of further files from `OutputOptions`.
 
     Args:
         model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified. `None`: the
@@ -71,8 +72,6 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
         augment: Names of the augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in
             the order in which they are applied. A name of `AUGMENT_PRESETS` is replaced by the
             augmentations that it stands for.
-        tensorboard: Whether the metrics are also written as files for TensorBoard.
-        thumbnails: Whether the run keeps small pictures of some validation images for its report.
         plugin: Plugins to load in addition to the installed ones.
 
     Raises:
@@ -100,8 +99,6 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
     monitor: str | None = None
     callback: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
-    tensorboard: bool = False
-    thumbnails: bool = True
     plugin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,6 +114,7 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
             require(0 <= value < 2**32, name, value, "0 to 4294967295")
         self.check_epochs(self.epochs)
         self.check_fine_tuning()
+        self.check_output()
         if self.weights not in (None, "none") and self.init_from is not None:
             raise UsageError(
                 f"weights is {self.weights} and init_from is {self.init_from}: give one of them"
@@ -160,7 +158,7 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
 # last.
 NAMES = tuple(
     name
-    for kind in (TrainingOptions, FineTuningOptions, OptimizerOptions)
+    for kind in (TrainingOptions, OutputOptions, FineTuningOptions, OptimizerOptions)
     for name in kind.__annotations__
 )
 

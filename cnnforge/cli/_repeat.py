@@ -168,7 +168,7 @@ def _earlier_run(options: TrainingOptions) -> Path | None:
         chosen = {name for name in _CHOSEN if wanted[name] is None}
         if ("model" in chosen) != bool(table.get("model_chosen")):
             continue
-        free = chosen | {"output", "tensorboard", "cache", "thumbnails"}
+        free = chosen | {"output", "tensorboard", "cache", "thumbnails", "log"}
         if {name for name in wanted if wanted[name] != found[name]} <= free:
             return path
     return None

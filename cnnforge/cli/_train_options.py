@@ -15,7 +15,7 @@ from cnnforge.cli._common import print_json
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-_TYPES = {"str": str, "int": int, "float": float}
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 def with_options(kind: type, after: str) -> Callable[[FunctionT], FunctionT]:
@@ -103,7 +103,9 @@ def show_options(
 
 def _parameter(field: Field[Any]) -> Parameter:
     kind = _TYPES[str(field.type).removesuffix(" | None")]
-    option = typer.Option(metavar=field.metadata["metavar"], help=field.metadata["help"])
+    # A flag has no value, and so no name of the value.
+    metavar = field.metadata["metavar"] or None
+    option = typer.Option(metavar=metavar, help=field.metadata["help"])
     return Parameter(
         field.name,
         Parameter.KEYWORD_ONLY,

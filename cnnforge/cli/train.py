@@ -18,9 +18,11 @@ from cnnforge.cli._common import (
 from cnnforge.cli._train_options import show_options, with_options
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.output_options import OutputOptions
 
 
 @with_options(FineTuningOptions, after="init_from")
+@with_options(OutputOptions, after="repeat")
 @with_options(OptimizerOptions, after="batch_size")
 def train(
     model: Annotated[
@@ -167,20 +169,6 @@ def train(
         int,
         typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
     ] = 1,
-    tensorboard: Annotated[
-        bool | None,
-        typer.Option(
-            "--tensorboard/--no-tensorboard", help="Write files for TensorBoard into the run."
-        ),
-    ] = None,
-    thumbnails: Annotated[
-        bool | None,
-        typer.Option(
-            "--thumbnails/--no-thumbnails",
-            help="Keep small pictures of some validation images for the report of the run.  "
-            "[default: keep]",
-        ),
-    ] = None,
     plugin: PluginOption = None,
     print_config: Annotated[
         bool,
@@ -227,8 +215,6 @@ def train(
         "monitor": monitor,
         "callback": tuple(callback) if callback else None,
         "augment": tuple(augment) if augment else None,
-        "tensorboard": tensorboard,
-        "thumbnails": thumbnails,
         "plugin": tuple(plugin) if plugin else None,
         **options,
     }

@@ -33,6 +33,7 @@ from cnnforge.reports.run_page import REPORT, write_report
 from cnnforge.reports.thumbnails import keep_thumbnails
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task, open_task
+from cnnforge.training.event_log import EventLog
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.loop import train
@@ -55,6 +56,7 @@ FREE = (
     "tensorboard",
     "cache",
     "thumbnails",
+    "log",
 )
 # Max difference between the validation loss of the trained model and that of the saved model,
 # relative to 1 + loss. The two models may run on different kernels, which round differently. A
@@ -143,6 +145,8 @@ class Session:
         if self.options.tensorboard:
             history = self.state.history if self.state else ()
             files.append(_TensorBoard(self.run, history))
+        if (log := self.options.log_file) is not None:
+            files.append(EventLog(log, self.run.path))
         with out_of_memory_explained(self.size):
             result = train(
                 self.model,

@@ -182,11 +182,9 @@ def resume(
     # may now declare the same short name, and the short name would then be ambiguous.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
-    if "tensorboard" in given:
-        options = replace(options, tensorboard=given["tensorboard"])
     if "data" in given:
         options = replace(options, data=absolute_reference(given["data"], plugins.datasets))
-    for name in ("cache", "thumbnails"):
+    for name in ("cache", "log", "tensorboard", "thumbnails"):
         options = replace(options, **{name: given.get(name, getattr(options, name))})
     try:
         dataset = _open_data(options, plugins, table.get("image_shape"))
