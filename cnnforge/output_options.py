@@ -49,9 +49,7 @@ class OutputOptions:
             return None
         kind, _, name = self.log.partition(":")
         if kind != "jsonl" or not name:
-            raise UsageError(
-                f"log is {self.log!r}: expected jsonl:FILE, such as jsonl:events.jsonl"
-            )
+            raise UsageError(f"log is {self.log!r}: expected jsonl:FILE, for instance jsonl:a")
         path = Path(os.path.expanduser(name))
         if path.is_dir() or not path.parent.is_dir():
             why = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
