@@ -304,7 +304,7 @@ class Task:
 
     @property
     def prediction_options(self) -> Mapping[str, int | float]:
-        """The default of each option of `rows`: a whole number from 1, or a fraction from 0 to 1."""
+        """The default of each option of `rows`: a number from 1, or a fraction from 0 to 1."""
         return {}
 
     def rows(

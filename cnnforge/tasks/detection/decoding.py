@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +88,7 @@ def decode(
     return [
         Found(boxes[own], labels[own], scores[own])
         for own in (
-            kept[first : min(last, first + max_detections)]
-            for first, last in zip(borders[:-1], borders[1:], strict=True)
+            kept[first : min(last, first + max_detections)] for first, last in pairwise(borders)
         )
     ]
 
