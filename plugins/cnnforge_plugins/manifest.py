@@ -343,6 +343,11 @@ def cnnforge_augmentations() -> list[AugmentationSpec]:
             ("erasing", "erasing", "replaces a rectangle by noise, probability 0.25, erasing:0.25"),
             ("mixup", "mixing", "averages with another image, weights of Beta(0.2), mixup:0.2"),
             ("cutmix", "mixing", "pastes a part of another image, sizes of Beta(1), cutmix:1"),
+            (
+                "mosaic",
+                "mosaic",
+                "composes an image of four, for detection; probability mosaic:0.5",
+            ),
             ("randaugment", "randaugment", "applies two random operations, randaugment:0.5"),
         )
     ]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # `cnnforge train`, which are images of digits.
 _MODEL_SHAPE = (28, 28, 1)
 _CLASSES = 10
+# Images with several objects are larger.
+_DETECTOR_SHAPE = (128, 128, 1)
 
 
 def bench(
@@ -28,18 +30,19 @@ def bench(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Measure the layers of this model, at its shapes."),
+        typer.Option(metavar="NAME[:ARG]", help="Measure the layers of this model, at its shapes."),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
             metavar="NxHxWxC",
             help="Shape of the inputs; HxWxC takes N from --batch-size.  [default: several small "
-            "ones; for a model 28x28x1]",
+            "ones; for a model 28x28x1, for a detector 128x128x1]",
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images per call.  [default: 64 for a model]")
+        int | None,
+        typer.Option(metavar="N", help="Images per call.  [default: that of training the model]"),
     ] = None,
     rounds: Annotated[
         int, typer.Option(metavar="N", min=3, help="Number of measurements of each.")
@@ -76,7 +79,7 @@ def bench(
     if layer is not None:
         _ = plugins.layers[layer]
     if model is not None:
-        _ = plugins.models[model]
+        _ = plugins.models[model.partition(":")[0]]
 
     from cnnforge.cli._import_keras import import_keras
 
@@ -155,14 +158,20 @@ def _model_cases(
     plugins: Plugins, name: str, shape: tuple[int, ...] | None, batch_size: int | None
 ) -> tuple[list[Case], keras.Model]:
     from cnnforge import benchmarking
+    from cnnforge.configuration import TrainingOptions
     from cnnforge.conversion import forge
     from cnnforge.errors import UsageError, one_line
+    from cnnforge.plugin import DEFAULT_TASK
 
-    build = plugins.models[name].load()
-    images = _MODEL_SHAPE if shape is None else shape[-3:]
-    count = shape[0] if shape is not None and len(shape) == 4 else batch_size or 64
+    short, colon, argument = name.partition(":")
+    spec = plugins.models[short]
+    build = spec.load()
+    default = _MODEL_SHAPE if plugins.tasks.same(spec.task, DEFAULT_TASK) else _DETECTOR_SHAPE
+    images = default if shape is None else shape[-3:]
+    of_training = spec.defaults.get("batch_size", TrainingOptions.batch_size)
+    count = shape[0] if shape is not None and len(shape) == 4 else batch_size or of_training
     try:
-        stock = build(images, _CLASSES)
+        stock = build(images, _CLASSES, *[argument] * bool(colon))
     except ValueError as error:
         raise UsageError(f"--shape {'x'.join(map(str, images))}: {error}") from error
     except Exception as error:

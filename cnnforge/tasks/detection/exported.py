@@ -111,7 +111,8 @@ def _not_suppressed(
     areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     union = areas[:, :, None] + areas[:, None, :] - common
     shares = common / ops.where(union > 0, union, ops.ones_like(union))
-    same = classes[:, :, None] == classes[:, None, :]
+    # A comparison with == would compare the objects that stand for the tensors.
+    same = ops.equal(classes[:, :, None], classes[:, None, :])
     close = ops.cast(ops.logical_and(shares >= overlap, same), "float32")
     for number in range(boxes.shape[1] - 1):
         # The boxes are sorted, so a box affects only those after it.

@@ -68,7 +68,7 @@ def curves(path: Path, evaluation: DetectionEvaluation, title: str) -> None:
         right.axvline(threshold, color=_GRAY, linewidth=1, linestyle=(0, (4, 3)))
         right.set_title(f"Confidence {threshold:.2f}: F1 {evaluation.overall.f1:.3f}")
         right.set_xlabel("Min confidence")
-        right.legend(loc="lower left", fontsize=9, frameon=True, edgecolor="none")
+        right.legend(loc="upper right", fontsize=9, frameon=True, edgecolor="none")
         for axes in (left, right):
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
@@ -145,17 +145,21 @@ def _draw_boxes(
     pixels = image[..., 0] if image.shape[2] == 1 else image
     # The left edge of the first pixel is 0.
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    for box, label, text in zip(boxes, labels, texts, strict=True):
+    # Draw the object with the highest confidence last, on top.
+    for number in reversed(range(len(boxes))):
+        box, label, text = boxes[number], labels[number], texts[number]
         color = _COLORS[int(label) % len(_COLORS)]
         x1, y1, x2, y2 = (float(value) for value in box)
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, lw=1.3))
-        inside = y1 < 0.09 * height
+        # A text must not hide that of a better box with nearly the same corner.
+        hidden = np.abs(boxes[:number, :2] - box[:2]).max(axis=1, initial=0) < 0.1 * height
+        below = y1 < 0.09 * height or hidden.sum() % 2 == 1
         axes.text(
             x1,
-            y1 if not inside else y2,
+            y2 if below else y1,
             text,
             fontsize=6.5,
-            va="bottom" if not inside else "top",
+            va="top" if below else "bottom",
             color="black",
             bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8},
             clip_on=True,

@@ -165,11 +165,11 @@ def _draw(
     flat = made.reshape(-1, made.shape[-1])
     focal = np.where(heat == 1, np.float32(MIDDLE), (1 - heat) ** 4)
     np.minimum.at(made.reshape(-1), cell * made.shape[-1] + labels[owner], focal)
+    total = np.bincount(owner, heat, len(images))
+    weights = np.log1p(areas) / 7 / np.maximum(total, 1e-9)
     last = np.full(len(flat), -1)
     np.maximum.at(last, cell, owner)
     won = last[cell] == owner
     owner, cell, heat = owner[won], cell[won], heat[won]
     flat[cell, -5:-1] = boxes[owner]
-    total = np.bincount(owner, heat, len(images))
-    weights = np.log1p(areas) / 7 / np.maximum(total, 1e-9)
     flat[cell, -1] = weights[owner] * heat

@@ -199,3 +199,90 @@ def test_beta_numbers(alpha):
     assert one.beta(alpha, alpha) == first[77]
     assert one.beta(alpha, 2 * alpha) == second[77]
     assert one.uniform() == draws.uniform()[77]
+
+
+class Pasting:
+    """Each image gets its first column from one partner and its second from another."""
+
+    def __init__(self, **changes):
+        self._changes = changes
+
+    def partners(self, draws, count):
+        first = draws.integers(0, count)
+        return self._changes.get("partners", np.stack([first, (first + 1) % count], axis=1))
+
+    def compose(self, images, partners, draws):
+        result = images.copy()
+        result[:, :, 0], result[:, :, 1] = partners[:, 0, :, 0], partners[:, 1, :, 1]
+        count = len(images)
+        transforms = np.tile(np.eye(2, 3, dtype=np.float32), (count, 3, 1, 1))
+        regions = np.tile(np.float32([[0, 0, 0, 0], [0, 0, 1, 2], [1, 0, 2, 2]]), (count, 1, 1))
+        made = {"images": result, "transforms": transforms, "regions": regions, **self._changes}
+        return made.get("result", (made["images"], made["transforms"], made["regions"]))
+
+
+class Parts:
+    """A task whose targets are the numbers of the samples, and the names of what was done."""
+
+    def targets(self, samples, indices):
+        return {"number": indices}
+
+    def transformed(self, targets, transforms):
+        assert transforms.shape == (len(targets["number"]), 2, 3)
+        return {"number": 10 * targets["number"]}
+
+    def composed(self, parts, regions):
+        assert regions.shape == (len(parts[0]["number"]), 3, 4)
+        return {"number": np.stack([part["number"] for part in parts], axis=1)}
+
+
+def test_parts_of_an_image_come_with_their_targets():
+    samples = augmented(Pasting())
+    images, targets = samples.read(np.arange(20), Parts())
+    own, first, second = targets["number"].T // 10
+    np.testing.assert_array_equal(own, np.arange(20))
+    np.testing.assert_array_equal(second, (first + 1) % 20)
+    np.testing.assert_array_equal(images[:, :, 0], IMAGES[first][:, :, 0])
+    np.testing.assert_array_equal(images[:, :, 1], IMAGES[second][:, :, 1])
+    for part in ([3], [7, 3, 0], [19, 18]):
+        again, numbers = samples.read(np.array(part), Parts())
+        np.testing.assert_array_equal(again, images[part])
+        np.testing.assert_array_equal(numbers["number"], targets["number"][part])
+    np.testing.assert_array_equal(samples.fetch(np.arange(20)), images)
+
+
+def test_a_partner_has_had_the_augmentations_before():
+    samples = augmented(add, Pasting())
+    images, targets = samples.read(np.arange(20), Parts())
+    before = augmented(add).fetch(np.arange(20))
+    first = targets["number"][:, 1] // 10
+    np.testing.assert_array_equal(images[:, :, 0], before[first][:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"partners": np.zeros(20, np.int64)},
+            r"int64 of shape \(20,\), expected int64 of shape \(20, K",
+        ),
+        (
+            {"partners": np.zeros((19, 2), np.int64)},
+            r"shape \(19, 2\), expected int64 of shape \(20, 2\)",
+        ),
+        ({"partners": np.full((20, 2), 20)}, r"chose the partners 20\.\.20, expected 0\.\.19"),
+        ({"result": None}, "its plugin must return transforms of parts"),
+        (
+            {"transforms": np.zeros((20, 2, 2, 3), np.float32)},
+            r"expected float32 of shape \(20, 3, 2, 3",
+        ),
+        (
+            {"regions": np.zeros((20, 3, 4))},
+            r"float64 .*: its plugin must return rectangles of parts",
+        ),
+        ({"images": IMAGES[:5]}, "as many images of the same shape"),
+    ],
+)
+def test_wrong_compositions_are_reported(changes, message):
+    with pytest.raises(PluginError, match=message):
+        augmented(Pasting(**changes)).fetch(np.arange(20))

@@ -16,6 +16,7 @@ import cnnforge
 from cnnforge.errors import CnnforgeError, DataError, RunError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction import Model, Predictions
+from cnnforge.prediction.arguments import GivenImages
 from cnnforge.runs import RunDirectory
 
 GENERATOR = np.random.default_rng(0)
@@ -255,3 +256,17 @@ assert main(["evaluate", run, "--json"]) == 0
 def test_importing_the_package_is_light() -> None:
     modules = modules_after("import cnnforge; cnnforge.load")
     assert modules.isdisjoint({"keras", "tensorflow", "numba", "numpy", "pluggy"})
+
+
+def test_arrays_are_letterboxed_for_a_task_that_wants_it() -> None:
+    given = GivenImages.of([np.full((10, 40), 250, np.uint8), np.full((10, 40, 3), 250.0)])
+    ((images, sizes),) = given.batches((20, 24, 1), "letterbox")
+    assert sizes == [(10, 40), (10, 40)]
+    # 40 x 10 becomes 24 x 6, and 7 rows are above and below it.
+    assert (images[:, :7] == 114).all()
+    assert (images[:, 13:] == 114).all()
+    assert (images[:, 7:13] > 245).all()
+    ((images, _),) = given.batches((20, 24, 1), "stretch")
+    assert (images > 245).all()
+    same = GivenImages.of(np.zeros((3, 20, 24, 1), np.uint8))
+    assert next(same.batches((20, 24, 1), "letterbox"))[1] == [(20, 24)] * 3

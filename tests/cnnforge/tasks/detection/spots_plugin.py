@@ -83,8 +83,7 @@ class Spots:
                 side = int(random.integers(6, 14))
                 x, y = (int(random.integers(0, limit - side)) for limit in SIZE[::-1])
                 box = (x, y, x + side, y + side)
-                if all(max(x, b[0]) >= min(box[2], b[2]) + 2 or max(y, b[1]) >= min(box[3], b[3]) + 2
-                       for b in boxes):  # fmt: skip
+                if not any(_near(box, other) for other in boxes):
                     boxes.append(box)
             self.boxes.append(np.array(boxes, np.float64).reshape(-1, 4))
             self.labels.append(random.integers(0, 2, len(boxes)).astype(np.int32))
@@ -101,13 +100,19 @@ class Spots:
         images = np.full((len(indices), *SIZE, 1), 30, np.uint8)
         rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
         for image, index in zip(images, indices, strict=True):
-            for (x1, y1, x2, y2), label in zip(
-                self.boxes[index], self.labels[index], strict=True
-            ):
+            for (x1, y1, x2, y2), label in zip(self.boxes[index], self.labels[index], strict=True):
                 x, y = columns - (x1 + x2) / 2, rows - (y1 + y2) / 2
                 reach = np.maximum(abs(x), abs(y)) if label == 0 else np.hypot(x, y)
                 image[reach <= (x2 - x1) / 2] = 220 if label == 0 else 150
         return images
+
+
+def _near(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Return whether less than 3 pixels are between two boxes on both axes."""
+    return all(
+        max(first[axis], second[axis]) < min(first[axis + 2], second[axis + 2]) + 3
+        for axis in (0, 1)
+    )
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
