@@ -328,8 +328,10 @@ def _about_objects(
         notes += (f"{has} no object: background, which counts",)
     crowds = sum(int(each.sum()) for each in objects.crowd)
     if crowds:
-        are = "1 object is a group" if crowds == 1 else f"{crowds} objects are groups"
-        notes += (f"{are} (crowd): they count neither as found nor as missed",)
+        text = "1 object is a group (crowd): it counts"
+        if crowds > 1:
+            text = f"{crowds} objects are groups (crowds): they count"
+        notes += (f"{text} neither as found nor as missed",)
     present = set(np.concatenate([np.zeros(0, np.int32), *objects.labels]).tolist())
     unused = [name for label, name in enumerate(classes) if label not in present]
     if unused:

@@ -16,6 +16,7 @@ from cnnforge_plugins.datasets.shared.picture_finder import PictureFinder
 _OTHER = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 # Words that are part of the name of a file, but not that of its split.
 _WORDS = re.compile(r"[_.\- ]+")
+_ORDER = ("train", "validation", "test")
 
 
 class Part(NamedTuple):
@@ -69,7 +70,7 @@ def find_parts(given: str) -> list[Part]:
             "do not say which one is for training and which for validation: name one of them, "
             f"coco:{printable(paths[0])}"
         )
-    return parts
+    return sorted(parts, key=lambda part: _ORDER.index(part.split))
 
 
 def _in_folder(folder: str) -> list[str]:
