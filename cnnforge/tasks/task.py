@@ -252,9 +252,7 @@ class Task:
         return MeanEvaluator(self, samples, indices)
 
     def calibrate(self, evaluation: Evaluation) -> bool:
-        """Choose what predictions need from the evaluation of the validation samples.
-
-        This is called at the end of training. An example is the min confidence of an object.
+        """Choose values for predictions at the end of training, such as a min confidence.
 
         Args:
             evaluation: Result of an evaluator of this task.
