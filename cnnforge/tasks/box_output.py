@@ -1,4 +1,4 @@
-"""What `cnnforge predict` does with boxes: pictures, files of other programs, parts of images."""
+"""Declare how a task draws, writes and merges boxes, for `cnnforge predict`."""
 
 from __future__ import annotations
 

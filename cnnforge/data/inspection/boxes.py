@@ -113,7 +113,9 @@ def _left_out(dataset: Dataset) -> list[Finding]:
 
 
 def _unusual(dataset: Dataset) -> list[Finding]:
-    objects, names = objects_of(dataset), dataset.train.names
+    # The names of the splits are short: paths below the folder of the data.
+    names = dataset.train.names if dataset.splits is None else dataset.splits[0].names
+    objects = objects_of(dataset)
     tiny, doubled = [], []
     for name, boxes, labels in zip(names, objects.boxes, objects.labels, strict=True):
         shown = printable(name)

@@ -145,6 +145,11 @@ def _background(state, canvas):
 
 
 @cached_njit(nogil=True)
+def _smooth(x):
+    return x * x * (3 - 2 * x)
+
+
+@cached_njit(nogil=True)
 def _clouds(state, canvas):
     """Draw soft spots of several sizes in colours that fit each other, with noise."""
     height, width, channels = canvas.shape
@@ -165,18 +170,20 @@ def _clouds(state, canvas):
                 value = _uniform(state, -size, size)
                 for c in range(channels):
                     grid[i, j, c] = value if gray else _uniform(state, -size, size)
+        line = np.empty((columns, channels), np.float32)
         for i in range(height):
-            fy = (i % cell) / cell
-            fy = fy * fy * (3 - 2 * fy)
+            fy = np.float32(_smooth((i % cell) / cell))
             row = i // cell
+            for column in range(columns):
+                for c in range(channels):
+                    above, below = grid[row, column, c], grid[row + 1, column, c]
+                    line[column, c] = above + fy * (below - above)
             for j in range(width):
-                fx = (j % cell) / cell
-                fx = fx * fx * (3 - 2 * fx)
+                fx = np.float32(_smooth((j % cell) / cell))
                 column = j // cell
                 for c in range(channels):
-                    above = grid[row, column, c] * (1 - fx) + grid[row, column + 1, c] * fx
-                    below = grid[row + 1, column, c] * (1 - fx) + grid[row + 1, column + 1, c] * fx
-                    canvas[i, j, c] += above * (1 - fy) + below * fy
+                    left, right = line[column, c], line[column + 1, c]
+                    canvas[i, j, c] += left + fx * (right - left)
     for i in range(height):
         for j in range(width):
             value = noise * _noise(state)
@@ -225,17 +232,28 @@ def _clutter(state, canvas, alpha, photo):
 
 
 @cached_njit(nogil=True)
-def _paste(canvas, ink, box, top, left, sprite, height, width, angle, gain, part):
+def _paste(canvas, ink, box, top, left, sprite, height, width, angle, gain):
     """Draw an object: its own colours, or one brightness if the sprite has none."""
     channels = canvas.shape[2]
-    for c in range(channels):
-        if sprite.shape[2]:
-            _map_sprite(sprite[:, :, c], height, width, angle, part)
-        for i in range(box[0], box[2]):
-            for j in range(box[1], box[3]):
-                color = part[i, j] * (gain / 255.0) if sprite.shape[2] else gain
-                y, x = top + i - box[0], left + j - box[1]
-                canvas[y, x, c] += (color - canvas[y, x, c]) * (ink[i, j] / 255.0)
+    has_colors = sprite.shape[2] > 0
+    cosine, sine = math.cos(angle), math.sin(angle)
+    step_y, step_x = sprite.shape[0] / height, sprite.shape[1] / width
+    for i in range(box[0], box[2]):
+        y = (i + 0.5) * step_y - sprite.shape[0] / 2
+        for j in range(box[1], box[3]):
+            if ink[i, j] == 0:
+                continue
+            x = (j + 0.5) * step_x - sprite.shape[1] / 2
+            row = cosine * y - sine * x + sprite.shape[0] / 2 - 0.5
+            column = sine * y + cosine * x + sprite.shape[1] / 2 - 0.5
+            for c in range(channels):
+                color = gain
+                if has_colors:
+                    color *= _sample(sprite[:, :, c], row, column) / 255.0
+                old = canvas[top + i - box[0], left + j - box[1], c]
+                canvas[top + i - box[0], left + j - box[1], c] += (color - old) * (
+                    ink[i, j] / 255.0
+                )
 
 
 @cached_njit(nogil=True)
@@ -260,7 +278,6 @@ def make_scenes(numbers, rows, alpha, colors, classes, sides, photo, pixels, box
     shape = (full_height, full_width, pixels.shape[3])
     canvas = np.empty(shape if with_pixels else (1, 1, 1), np.float32)
     ink = np.empty((high + 1, 2 * high + 2), np.float32)
-    part = np.empty((high + 1, 2 * high + 2), np.float32)
     state, place = np.empty(1, np.uint64), np.empty(4, np.int64)
     key = np.empty(5, np.int64)
     key[:3] = numbers
@@ -308,9 +325,7 @@ def make_scenes(numbers, rows, alpha, colors, classes, sides, photo, pixels, box
             labels[n, count] = classes[pick]
             count += 1
             if with_pixels:
-                _paste(
-                    canvas, ink, place, top, left, colors[pick], height, width, angle, gain, part
-                )
+                _paste(canvas, ink, place, top, left, colors[pick], height, width, angle, gain)
         counts[n] = count
         if with_pixels:
             for i in range(full_height):

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from squares import CLASSES, scene, write_yolo
 
 import cnnforge
@@ -121,7 +123,7 @@ def test_predict_writes_tables_pictures_and_files_of_others(
     with (tmp_path / "o.csv").open() as file:
         table = list(csv.DictReader(file))
     assert sum(bool(row["label"]) for row in table) == count
-    assert [row for row in table if row["file"].endswith("a/000.png")][0]["label"] == ""
+    assert next(row for row in table if row["file"].endswith("a/000.png"))["label"] == ""
     results = json.loads((tmp_path / "c.json").read_text())
     assert len(results) == count
     first = next(row for row in read if row["objects"])
@@ -273,3 +275,35 @@ def test_options_of_boxes_are_refused_for_a_classification(
     assert f"{option} is for models that find objects, and the model of this run" in told
     told = error_of(capsys, "predict", str(classification), str(path), "--confidence", "0.5")
     assert "confidence is not an option of predictions of the task Classification" in told
+
+
+def test_the_tools_of_coco_evaluate_the_results(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ids of images and categories are those of the file, which have gaps."""
+    folder = tmp_path / "coco"
+    assert main(["data", "convert", str(data), f"coco:{folder}"]) == 0
+    (path,) = folder.rglob("*.json")
+    document = json.loads(path.read_text())
+    category = {
+        each["id"]: {"dark": 70, "bright <b>": 3}[each["name"]] for each in document["categories"]
+    }
+    for each in document["categories"]:
+        each["id"] = category[each["id"]]
+    for each in document["images"]:
+        each["id"] += 500
+    for each in document["annotations"]:
+        each["category_id"] = category[each["category_id"]]
+        each["image_id"] += 500
+    path.write_text(json.dumps(document))
+    results = tmp_path / "results.json"
+    command = ["predict", str(run), f"coco:{path}", "--coco", str(results), "--confidence", "0.01"]
+    assert main(command) == 0
+    capsys.readouterr()
+    truth = COCO(str(path))
+    judge = COCOeval(truth, truth.loadRes(str(results)), "bbox")
+    judge.params.imgIds = sorted({each["image_id"] for each in json.loads(results.read_text())})
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    assert judge.stats[1] > 0.7

@@ -201,9 +201,8 @@ def test_no_annotation_is_an_error_of_the_user(folder):
 
 def test_paths_of_other_machines(folder):
     document = coco([(0, 0, GOOD), (1, 0, GOOD), (2, 0, GOOD)])
-    for entry, name in zip(
-        document["images"], ("images\\0.png", "/home/me/images/1.png", "../images/2.png")
-    ):
+    names = ("images\\0.png", "/home/me/images/1.png", "../images/2.png")
+    for entry, name in zip(document["images"], names, strict=True):
         entry["file_name"] = name
     (folder / "annotations").mkdir()
     dataset = opened(written(folder, document, "annotations/all.json"))
@@ -266,9 +265,9 @@ def test_files_of_something_else(folder, content, message):
 
 
 def test_arguments(folder):
-    with pytest.raises(UsageError, match="write coco:FILE.json"):
+    with pytest.raises(UsageError, match=r"write coco:FILE\.json"):
         load(None, DataOptions())
-    with pytest.raises(UsageError, match="does not exist: give coco:FILE.json"):
+    with pytest.raises(UsageError, match=r"does not exist: give coco:FILE\.json"):
         opened(folder / "no.json")
     with pytest.raises(UsageError, match=r"there is no .json file in"):
         opened(folder)

@@ -129,9 +129,7 @@ def test_size_and_color():
         digits_in_scenes.load("8", DataOptions(image_size=(32, 128)))
 
 
-@pytest.mark.parametrize(
-    "argument", ["1", "0", "-3", "x", "2.5", "", "99999999999", "1000001", "²"]
-)
+@pytest.mark.parametrize("argument", ["1", "0", "-3", "x", "2.5", "", "9" * 11, "1000001", "²"])
 def test_the_argument_is_a_number_of_scenes(argument):
     with pytest.raises(UsageError, match="takes the number of training scenes in an epoch, from 2"):
         digits_in_scenes.load(argument, DataOptions())

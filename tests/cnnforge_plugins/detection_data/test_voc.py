@@ -13,7 +13,7 @@ def opened(path, purpose="evaluation"):
 
 
 def item(sides, name="cat", extra=""):
-    texts = zip(("xmin", "ymin", "xmax", "ymax"), sides)
+    texts = zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True)
     box = "".join(f"<{side}>{value}</{side}>" for side, value in texts)
     return f"<object><name>{name}</name>{extra}<bndbox>{box}</bndbox></object>"
 
@@ -219,7 +219,7 @@ def test_no_label(tmp_path):
     with pytest.raises(UsageError, match="none of 1 XML files is an annotation"):
         opened(tmp_path)
     (tmp_path / "a.xml").write_text("<annotation>")
-    with pytest.raises(UsageError, match="1 XML files cannot be read, the first is .*a.xml: dama"):
+    with pytest.raises(UsageError, match=r"1 XML files cannot be read, the first is .*a\.xml: "):
         opened(tmp_path)
 
 

@@ -245,9 +245,9 @@ def test_several_yaml_files(tmp_path):
 
 
 def test_arguments(tmp_path):
-    with pytest.raises(UsageError, match="write yolo:data.yaml or yolo:FOLDER"):
+    with pytest.raises(UsageError, match=r"write yolo:data\.yaml or yolo:FOLDER"):
         load(None, DataOptions())
-    with pytest.raises(UsageError, match="does not exist: give the file data.yaml"):
+    with pytest.raises(UsageError, match=r"does not exist: give the file data\.yaml"):
         opened(tmp_path / "no")
     with pytest.raises(UsageError, match="there is no picture in"):
         opened(tmp_path)

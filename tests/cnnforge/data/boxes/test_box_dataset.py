@@ -129,7 +129,8 @@ def test_pixels_where_fractions_are_meant(tmp_path):
 
 
 def test_fractions_of_six_digits_give_whole_pixels(tmp_path):
-    corners = [round(value / side, 6) for value, side in zip((7, 7, 13, 11), (40, 30) * 2)]
+    sides = zip((7, 7, 13, 11), (40, 30) * 2, strict=True)
+    corners = [round(value / side, 6) for value, side in sides]
     dataset = opened(tmp_path, [[tuple(corners)]], fractions=True)
     assert dataset.train.boxes[0].tolist() == [[7, 7, 13, 11]]
     dataset = opened(tmp_path, [[(0.1234, 0.2, 0.5, 0.5)]], fractions=True)
