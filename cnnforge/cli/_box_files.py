@@ -144,8 +144,8 @@ def _write_coco(path: Path, parts: Sequence[Part], boxes: BoxOutput) -> None:
     from cnnforge.utils.atomic_files import write_text
 
     results = []
-    for image_id, (row, _, _) in zip(_image_ids(parts), _read(parts), strict=True):
-        results += boxes.coco(row, image_id)
+    for image_id, (row, part, _) in zip(_image_ids(parts), _read(parts), strict=True):
+        results += boxes.coco(row, image_id, part.class_ids)
     lines = ",\n".join(json.dumps(each, ensure_ascii=False) for each in results)
     write_text(path, f"[\n{lines}\n]\n" if results else "[]\n")
 

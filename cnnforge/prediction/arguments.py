@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnnforge.data import Placing, fit, letterbox, printable
 from cnnforge.data.files import in_parallel
-from cnnforge.data.images import read_into
+from cnnforge.data.images import describe_image, read_into
 from cnnforge.data.placement import BORDER
 from cnnforge.data.prefetch import MAX_BYTES
 from cnnforge.errors import DataError, UsageError
@@ -93,11 +93,33 @@ class GivenImages:
                 continue
 
             def converted(numbered: tuple[int, Any]) -> tuple[np.ndarray, tuple[int, int]]:
-                return _fitted(*numbered, image_shape, placing)
+                return fitted(*numbered, image_shape, placing)
 
             images, sizes = zip(*in_parallel(converted, list(enumerate(group, first))), strict=True)
             # uint8 and float32 images together are float32.
             yield np.stack(images), list(sizes)
+
+    def originals(self, channels: int) -> Iterator[np.ndarray]:
+        """Convert the images to the channels of the model, each in its own size.
+
+        Args:
+            channels: Channels of the model's images, 1 or 3.
+
+        Yields:
+            For each image (H, W, channels), uint8 or float32.
+
+        Raises:
+            DataError: A file is not an image, or is damaged.
+            UsageError: An array is not an image.
+        """
+        for number, item in enumerate(self.items):
+            if isinstance(item, str | os.PathLike):
+                height, width = describe_image(os.fspath(item)).size
+            elif isinstance(item, Image.Image):
+                height, width = item.height, item.width
+            else:
+                height, width = (*getattr(item, "shape", ()), 1, 1)[:2]
+            yield fitted(number, item, (height, width, channels), "stretch")[0]
 
 
 def _name(item: Any, number: int) -> str:
@@ -106,10 +128,16 @@ def _name(item: Any, number: int) -> str:
     return f"image {number}"
 
 
-def _fitted(
+def fitted(
     number: int, item: Any, image_shape: tuple[int, int, int], placing: Placing
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Convert one image to the shape of the model, as `read_image` converts files.
+    """Convert one image to the shape of the model, as `cnnforge.data.read_image` converts files.
+
+    Args:
+        number: Number of the image, for error messages.
+        item: Path of a file, an image of Pillow, or an array.
+        image_shape: (H, W, C) of the model.
+        placing: The way in which an image of another size fills the model's image.
 
     Returns:
         The image, and the height and width that it had.

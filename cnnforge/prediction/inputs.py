@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -60,6 +60,11 @@ class FileInputs:
     def ids(self) -> tuple[str, list[str]] | None:
         """The name of the ids, and the id of each row that `predict` yields."""
         return "id", file_ids([*self.paths, *(path for path, _ in self.errors)])
+
+    @property
+    def class_ids(self) -> Mapping[str, int | str]:
+        """The id of each class in the data: none."""
+        return {}
 
     def predict(
         self,

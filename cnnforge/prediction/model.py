@@ -16,10 +16,10 @@ from cnnforge.plugin_host.discovery import discover
 from cnnforge.prediction.arguments import GivenImages
 from cnnforge.prediction.opening import changes_of, open_predictor, plugin_names
 from cnnforge.prediction.predictor import Predictor
+from cnnforge.prediction.tiles import predict_in_parts
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.runs.finding import find_run
 from cnnforge.tasks import Row, Source, prediction_options
-from cnnforge.tasks.classification import Classification
 from cnnforge.utils.structures import map_structure
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ class Predictions(Sequence[Any]):
 
     An item is the prediction for one image: for a classification a
     `cnnforge.tasks.classification.Prediction`, with the attributes `label`, `probability` and
-    `top`.
+    `top`, and for a detector `cnnforge.tasks.detection.Detections`, with the attribute `objects`.
 
     Attributes:
         outputs: The outputs of the model, (N, ...) arrays in its output structure: for a
-            classification the probabilities, (N, C) float32, in the order of `Model.classes`.
+            classification the probabilities, (N, C) float32, in the order of `Model.classes`. It is
+            `None` if the images were predicted in parts.
     """
 
     def __init__(self, rows: Sequence[Row], outputs: Any) -> None:
@@ -54,7 +55,9 @@ class Predictions(Sequence[Any]):
     def __getitem__(self, index: int | slice) -> Any:
         """Return the prediction for one image, or the predictions for some."""
         if isinstance(index, slice):
-            outputs = map_structure(lambda array: array[index], self.outputs)
+            outputs = self.outputs
+            if outputs is not None:
+                outputs = map_structure(lambda array: array[index], outputs)
             return Predictions(self._rows[index], outputs)
         return self._rows[index]
 
@@ -67,19 +70,18 @@ class Model:
 
     Attributes:
         image_shape: (H, W, C) of the model's images.
-        classes: The C names of the classes, in the order of the outputs; `None` if the model is not
-            a classification.
+        classes: The C names of the classes, in the order of the outputs; `None` if the task of the
+            model has no classes.
         run: The run directory.
     """
 
     def __init__(self, predictor: Predictor, run: Path) -> None:
         self._predictor = predictor
         self.image_shape = predictor.image_shape
-        task = predictor.task
-        self.classes = task.classes if isinstance(task, Classification) else None
+        self.classes: tuple[str, ...] | None = getattr(predictor.task, "classes", None)
         self.run = run
 
-    def predict(self, images: Any, **options: Any) -> Any:
+    def predict(self, images: Any, *, tile: bool = False, **options: Any) -> Any:
         """Predict one image, or several.
 
         Args:
@@ -88,12 +90,17 @@ class Model:
                 or a list of paths and arrays. Arrays have pixel values from 0 to 255, uint8 or
                 float. An array with three axes is one image if the last axis has 1, 3 or 4 entries.
                 Images of another size or with other channels are converted as those of files are.
+            tile: Whether a detector also searches overlapping parts of images that are larger than
+                the model's images, for small objects.
             options: Prediction options of the task. For a classification, `top_k` is the max number
-                of classes in `Prediction.top`, by default 3.
+                of classes in `Prediction.top`, by default 3. For a detector, `confidence` is the
+                min confidence of an object, `overlap` the IoU at which a box is removed, and
+                `max_detections` the max number of objects in an image.
 
         Returns:
             For one image its prediction: for a classification, a
-            `cnnforge.tasks.classification.Prediction`. For a sequence `Predictions`.
+            `cnnforge.tasks.classification.Prediction`, and for a detector
+            `cnnforge.tasks.detection.Detections`. For a sequence `Predictions`.
 
         Raises:
             DataError: A file is not an image, or is damaged.
@@ -104,6 +111,11 @@ class Model:
         values = prediction_options(task, options)
         given = GivenImages.of(images)
         names, rows, parts = iter(given.names()), [], []
+        if tile:
+            originals = given.originals(self.image_shape[2])
+            for name, image in zip(names, originals, strict=True):
+                rows.append(predict_in_parts(self._predictor, image, name, values))
+            return rows[0] if given.single else Predictions(rows, None)
         for batch, sizes in given.batches(self.image_shape, task.placing):
             parts.append(self._predictor.predict_images(batch))
             sources = list(map(Source, islice(names, len(sizes)), sizes))

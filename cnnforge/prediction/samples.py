@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK, DatasetSpec, TaskSpec
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.prediction.joined_samples import JoinedSamples, original_of
 from cnnforge.prediction.kept_split import KeptSplit, Origin
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.tasks import Evaluation, Row, load_task
@@ -66,6 +67,11 @@ class SampleInputs:
             return None
         own = [ids[int(index)] for index in self.indices]
         return self.dataset.id_name, own + list(self.dataset.skipped_ids[: len(self._unread)])
+
+    @property
+    def class_ids(self) -> Mapping[str, int | str]:
+        """The id that the data give each class, by name; empty if they give none."""
+        return getattr(self.dataset.validation, "class_ids", {})
 
     @property
     def _unread(self) -> tuple[SkippedFile, ...]:
@@ -111,7 +117,7 @@ class SampleInputs:
         Raises:
             DataError: The file cannot be read.
         """
-        pixels = _original(self.samples, int(self.indices[number]))
+        pixels = original_of(self.samples, int(self.indices[number]))
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
     def evaluate(self, predictor: Predictor) -> Evaluation:
@@ -286,7 +292,7 @@ def _split_again(
 def _joined(dataset: Dataset) -> Samples:
     if not len(dataset.validation):
         return dataset.train
-    return _Joined(dataset.train, dataset.validation)
+    return JoinedSamples(dataset.train, dataset.validation)
 
 
 def _all(splits: tuple[Split, Split]) -> Split:
@@ -308,64 +314,6 @@ def _in_order(dataset: Dataset, samples: Samples, chosen: np.ndarray) -> np.ndar
         return indices
     keys = {index: natural_key(samples.names[index]) for index in map(int, indices)}
     return np.array(sorted(keys, key=keys.__getitem__), np.int64)
-
-
-class _Joined:
-    """All samples of a dataset: first the training samples, then the validation samples."""
-
-    def __init__(self, first: Samples, second: Samples) -> None:
-        self._parts = (first, second)
-        self.names: Sequence[str] = [*first.names, *second.names]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getattr__(self, name: str) -> Any:
-        # The names of the attributes with targets depend on the task. Concatenate the attributes of
-        # both parts, if they are arrays or lists with one entry per sample.
-        if name.startswith("_"):
-            raise AttributeError(name)
-        first, second = (getattr(part, name) for part in self._parts)
-        sizes = [
-            len(values) if isinstance(values, np.ndarray | list) else -1
-            for values in (first, second)
-        ]
-        if sizes != [len(part) for part in self._parts]:
-            raise AttributeError(name)
-        joined = (
-            np.concatenate([first, second]) if isinstance(first, np.ndarray) else first + second
-        )
-        self.__dict__[name] = joined
-        return joined
-
-    def original(self, index: int) -> np.ndarray:
-        border = len(self._parts[0])
-        if index < border:
-            return _original(self._parts[0], index)
-        return _original(self._parts[1], index - border)
-
-    def fetch(self, indices: np.ndarray) -> np.ndarray:
-        border = len(self._parts[0])
-        in_second = indices >= border
-        images = [
-            part.fetch(chosen)
-            for part, chosen in zip(
-                self._parts, (indices[~in_second], indices[in_second] - border), strict=True
-            )
-            if len(chosen)
-        ]
-        if len(images) == 1:
-            return images[0]
-        joined = np.empty((len(indices), *images[0].shape[1:]), np.uint8)
-        joined[~in_second], joined[in_second] = images
-        return joined
-
-
-def _original(samples: Any, index: int) -> np.ndarray:
-    """Return an image in its own size: (H, W, 1) or (H, W, 3) uint8."""
-    if hasattr(samples, "original"):
-        return samples.original(index)
-    return samples.fetch(np.array([index]))[0]
 
 
 def _open(

@@ -7,16 +7,16 @@ the predictions for the parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from cnnforge.data import UnreadableImage, fit, printable
+from cnnforge.data import UnreadableImage, printable
 from cnnforge.data.files import read_original
 from cnnforge.data.prefetch import MAX_BYTES
 from cnnforge.errors import UsageError
+from cnnforge.prediction.arguments import fitted
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.tasks import BoxOutput, Row, Source, Task, prediction_options
 
@@ -98,12 +98,14 @@ def predict_tiled(predictor: Predictor, paths: Sequence[str], **options: Any) ->
         yield predict_in_parts(predictor, image, name, values)
 
 
-def predict_in_parts(predictor: Predictor, image: np.ndarray, name: str, values: Any) -> Row:
+def predict_in_parts(
+    predictor: Predictor, image: np.ndarray, name: str, values: Mapping[str, Any]
+) -> Row:
     """Predict an image with its parts.
 
     Args:
         predictor: The trained model.
-        image: (H, W, C) uint8 of any size.
+        image: (H, W, C) uint8 or float32 of any size, with the channels of the model's images.
         name: Name of the image.
         values: Value of each prediction option of the task, by name.
 
@@ -111,15 +113,15 @@ def predict_in_parts(predictor: Predictor, image: np.ndarray, name: str, values:
         The row of the image.
     """
     task, shape = predictor.task, predictor.image_shape
+    merger = box_output_of(task, "tile")
     size = image.shape[0], image.shape[1]
     tiles = tiles_of(size, shape[:2])
-    picture = Image.fromarray(image[:, :, 0] if shape[2] == 1 else image)
     together = max(1, min(512, MAX_BYTES // int(np.prod(shape))))
     parts: list[Row] = []
     for first in range(0, len(tiles), together):
         group = tiles[first : first + together]
-        images = np.stack([fit(picture.crop(tile), shape, task.placing) for tile in group])
-        sources = [Source(name, (y2 - y1, x2 - x1)) for x1, y1, x2, y2 in group]
-        parts += task.rows(predictor.predict_images(images), sources, None, values)
-    merger = box_output_of(task, "tile")
+        cut = [image[y1:y2, x1:x2] for x1, y1, x2, y2 in group]
+        images, sizes = zip(*(fitted(0, each, shape, task.placing) for each in cut), strict=True)
+        sources = [Source(name, each) for each in sizes]
+        parts += task.rows(predictor.predict_images(np.stack(images)), sources, None, values)
     return merger.merged(parts, tiles, Source(name, size), values)

@@ -1,4 +1,4 @@
-"""What `cnnforge predict` does with boxes: pictures, files of other programs, parts of images."""
+"""Declare how a task draws, writes and merges boxes, for `cnnforge predict`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ class BoxOutput(Protocol):
         """
         ...
 
-    def coco(self, row: Row, image_id: int | str) -> list[dict[str, Any]]:
+    def coco(
+        self, row: Row, image_id: int | str, class_ids: Mapping[str, int | str]
+    ) -> list[dict[str, Any]]:
         """Return the boxes of a row as COCO results: `image_id`, `category_id`, `bbox`, `score`.
 
         Args:
             row: The row.
             image_id: Id of its image.
+            class_ids: Id of each class by name. If it is empty, the classes count from 1.
         """
         ...
 

@@ -252,9 +252,7 @@ class Task:
         return MeanEvaluator(self, samples, indices)
 
     def calibrate(self, evaluation: Evaluation) -> bool:
-        """Choose what predictions need from the evaluation of the validation samples.
-
-        This is called at the end of training. An example is the min confidence of an object.
+        """Choose values for predictions at the end of training, such as a min confidence.
 
         Args:
             evaluation: Result of an evaluator of this task.
@@ -304,11 +302,7 @@ class Task:
 
     @property
     def prediction_options(self) -> Mapping[str, int | float]:
-        """The default of each option of `rows`, by name.
-
-        The value of an option is a whole number of at least 1, or a fraction from 0 to 1, as the
-        default is.
-        """
+        """The default of each option of `rows`: a number from 1, or a fraction from 0 to 1."""
         return {}
 
     def rows(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cnnforge.data.dataset import BoxFinding, SkippedFile
@@ -55,6 +56,7 @@ class DetectionSource(NamedTuple):
         skipped: Files that cannot be used, such as a picture that is missing.
         findings: Objects that the reader has left out or changed.
         notes: Messages for the user.
+        class_ids: Id that the data give each class, by name; empty if they give none.
     """
 
     name: str
@@ -66,3 +68,4 @@ class DetectionSource(NamedTuple):
     skipped: Sequence[SkippedFile] = ()
     findings: Sequence[BoxFinding] = ()
     notes: Sequence[str] = ()
+    class_ids: Mapping[str, int | str] = MappingProxyType({})

@@ -79,7 +79,7 @@ def dataset_from_boxes(source: DetectionSource, options: DataOptions, id_name: s
         image_shape: tuple[int, int, int],
         ids: Sequence[str],
     ) -> Samples:
-        return DetectionFiles(sources, objects.some(rows), image_shape, ids)
+        return DetectionFiles(sources, objects.some(rows), image_shape, ids, source.class_ids)
 
     dataset = dataset_from_files(
         source.name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,7 @@ class DetectionFiles(ImageFiles):
         objects: The objects in them.
         image_shape: (H, W, C) of every fetched image.
         ids: N texts: the id that the data give each image; `None` if they give none.
+        class_ids: Id that the data give each class, by name.
 
     Raises:
         ValueError: If there are not as many files as images with objects.
@@ -65,11 +67,13 @@ class DetectionFiles(ImageFiles):
         objects: Objects,
         image_shape: tuple[int, int, int],
         ids: Sequence[str] | None = None,
+        class_ids: Mapping[str, int | str] = MappingProxyType({}),
     ) -> None:
         super().__init__(
             files, np.zeros(len(objects.sizes), np.int32), image_shape, ids, "letterbox"
         )
         self.boxes, self.labels, self.crowd, self.sizes = objects
+        self.class_ids = class_ids
 
 
 class DetectionArrays:

@@ -149,6 +149,18 @@ class DetectionEvaluation(Evaluation):
             for place, name in enumerate(SIZES)
         }
 
+    @cached_property
+    def errors(self) -> dict[str, tuple[int, float]]:
+        """The kinds of errors by name: their number at `threshold`, and the mAP50 that they cost.
+
+        Detections below the threshold count for the mAP, so they are used for its loss.
+        """
+        shown = [each.at_least(self.threshold) for each in self.found]
+        counted = CocoNumbers(self.truth, shown, self.sizes, len(self.classes)).errors
+        return {
+            name: (counted[kind][0], self.numbers.errors[kind][1]) for kind, name in ERRORS.items()
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Return the evaluation as plain values, ready for JSON."""
         return {
@@ -161,8 +173,8 @@ class DetectionEvaluation(Evaluation):
             },
             "by_size": self.by_size,
             "errors": {
-                ERRORS[kind]: {"count": count, "lost_ap50": lost}
-                for kind, (count, lost) in self.numbers.errors.items()
+                name: {"count": count, "lost_map50": lost}
+                for name, (count, lost) in self.errors.items()
             },
             "classes": {name: self.of_class(label) for label, name in enumerate(self.classes)},
             "confusion_matrix": self.numbers.confusion(self.threshold).tolist(),

@@ -39,16 +39,19 @@ class DetectionOutput:
         boxes, confidences = _arrays(objects)
         return self._painter.draw(image, boxes, self._labels(objects), confidences)
 
-    def coco(self, row: Row, image_id: int | str) -> list[dict[str, Any]]:
+    def coco(
+        self, row: Row, image_id: int | str, class_ids: Mapping[str, int | str]
+    ) -> list[dict[str, Any]]:
         """Return the boxes of a row as COCO results.
 
-        The category ids are 1 for the first class, 2 for the second one, and so on. The names of
-        the file and the class are added, which COCO ignores.
+        A class that has no id in `class_ids` gets one that follows the others. The names of the
+        file and the class are added, which COCO ignores.
         """
+        last = max([0, *(key for key in class_ids.values() if isinstance(key, int))])
         return [
             {
                 "image_id": image_id,
-                "category_id": self._numbers[each.label] + 1,
+                "category_id": class_ids.get(each.label, last + 1 + self._numbers[each.label]),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": each.confidence,
                 "file_name": row.name,

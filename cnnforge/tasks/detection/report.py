@@ -7,7 +7,6 @@ import numpy as np
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.confusion import write_confusion_matrix
 from cnnforge.tasks.detection import figures
-from cnnforge.tasks.detection.coco import ERRORS
 from cnnforge.tasks.detection.metrics import MAP, MAP50, DetectionEvaluation
 
 BACKGROUND = "(background)"
@@ -43,8 +42,8 @@ def write_report(run: RunDirectory, evaluation: DetectionEvaluation) -> None:
     with run.optional("per_class.csv"):
         run.write_csv("per_class.csv", *class_table(evaluation))
     with run.optional("errors.csv"):
-        found = evaluation.numbers.errors
-        lines = [[ERRORS[kind], count, f"{lost:.6f}"] for kind, (count, lost) in found.items()]
+        found = evaluation.errors
+        lines = [[name, count, f"{lost:.6f}"] for name, (count, lost) in found.items()]
         run.write_csv("errors.csv", ["error", "count", "lost mAP50"], lines)
     with run.optional("pr_curve.csv"):
         _write_curves(run, evaluation)

@@ -314,7 +314,7 @@ class Detection(Task):
         write_report(run, cast("DetectionEvaluation", evaluation))
 
     def export(self, run: RunDirectory, model: keras.Model) -> None:
-        """Write `boxes.keras`, a model that computes boxes from pixels, with the run's thresholds."""
+        """Write `boxes.keras`, which computes boxes from pixels with the thresholds of the run."""
         from cnnforge.tasks.detection.exported import with_boxes
 
         options = self.prediction_options

@@ -96,6 +96,8 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         skipped=found.skipped,
         findings=found.findings,
         notes=notes,
+        # The first id of a name.
+        class_ids={name: key for key, name in reversed(classes.items())},
     )
     return dataset_from_boxes(source, options, id_name="image_id")
 

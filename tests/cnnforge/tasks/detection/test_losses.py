@@ -105,9 +105,9 @@ def test_extreme_outputs_give_finite_losses_and_gradients(value: float) -> None:
     tensors = [tf.Variable(np.full_like(each, value)) for each in outputs]
     with tf.GradientTape() as tape:
         losses = sum(loss(keras.ops, targets, tensors))
-        value = tf.reduce_sum(losses)
+        together = tf.reduce_sum(losses)
     assert np.isfinite(losses.numpy()).all()
-    assert all(np.isfinite(each.numpy()).all() for each in tape.gradient(value, tensors))
+    assert all(np.isfinite(each.numpy()).all() for each in tape.gradient(together, tensors))
     assert np.isfinite(sum(loss(NUMPY, targets, [each.numpy() for each in tensors]))).all()
 
 

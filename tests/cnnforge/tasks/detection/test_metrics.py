@@ -173,6 +173,17 @@ def test_the_dictionary_is_plain_and_complete() -> None:
     }
 
 
+def test_errors_are_counted_at_the_threshold() -> None:
+    found = evaluated(samples(25), outputs(25))
+    counts = {name: count for name, (count, _) in found.errors.items()}
+    every = {name: count for name, (count, _) in found.numbers.errors.items()}
+    assert sum(counts.values()) < sum(every.values())
+    shown = sum(len(each.at_least(found.threshold).labels) for each in found.found)
+    assert sum(counts[name] for name in counts if name != "missed") <= shown
+    # What they cost is that of all detections, as the mAP is.
+    assert found.errors["missed"][1] == found.numbers.errors["Miss"][1]
+
+
 def test_classes_are_matched_by_name() -> None:
     given, maps = samples(20), outputs(20)
     expected = evaluated(given, maps)
