@@ -153,7 +153,7 @@ def read_into(path: ImageSource, pixels: np.ndarray, placing: Placing) -> tuple[
     # Most files are of these two kinds. `Image.open` takes longer than decoding a small image.
     if content is not None:
         if (plain := plain_png(content)) is not None:
-            _fit_into(plain, pixels, placing)
+            place(_flat(plain).image, pixels, placing)
             return plain.height, plain.width
         mode = plain_jpeg(content, pixels.shape)
         if mode and jpeg_pixels(content, mode, pixels.shape[:2], False, pixels) is not None:
@@ -162,7 +162,7 @@ def read_into(path: ImageSource, pixels: np.ndarray, placing: Placing) -> tuple[
         if content is not None and image.format in ("JPEG", "MPO"):
             return _read_jpeg(image, content, pixels, placing)
         upright = _upright(image)
-        _fit_into(upright, pixels, placing)
+        place(_flat(upright).image, pixels, placing)
         return upright.height, upright.width
 
 
@@ -180,11 +180,11 @@ def _read_jpeg(
     as_stored = method is None and size == (height, width) and channels == len(image.getbands())
     decoded = jpeg_pixels(content, image.mode, size, reduced, pixels if as_stored else None)
     if decoded is None:
-        _fit_into(_upright(image), pixels, placing, shown)
+        place(_flat(_upright(image)).image, pixels, placing, shown)
     elif not as_stored:
         upright = Image.fromarray(decoded[:, :, 0] if image.mode == "L" else decoded)
         upright = upright if method is None else upright.transpose(method)
-        _fit_into(upright, pixels, placing, shown)
+        place(_flat(upright).image, pixels, placing, shown)
     return shown
 
 
@@ -268,14 +268,8 @@ def fit(
         ValueError: If the mode cannot be converted to 8 bits.
     """
     pixels = np.empty(image_shape, np.uint8)
-    _fit_into(image, pixels, placing)
+    place(_flat(image).image, pixels, placing)
     return pixels
-
-
-def _fit_into(
-    image: Image.Image, pixels: np.ndarray, placing: Placing, size: tuple[int, int] = (0, 0)
-) -> None:
-    place(_flat(image).image, pixels, placing, size)
 
 
 @contextmanager

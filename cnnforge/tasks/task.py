@@ -302,11 +302,7 @@ class Task:
 
     @property
     def prediction_options(self) -> Mapping[str, int | float]:
-        """The default of each option of `rows`, by name.
-
-        The value of an option is a whole number of at least 1, or a fraction from 0 to 1, as the
-        default is.
-        """
+        """The default of each option of `rows`: a number from 1, or a fraction from 0 to 1."""
         return {}
 
     def rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -82,12 +83,14 @@ def decode(
     images, rank = images[best], rank[best]
     boxes, labels, scores = boxes[best], labels[best], scores[best]
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
-    kept = _kept(count, images, rank, boxes, labels, overlap)
-    found = []
-    for image in range(count):
-        own = np.flatnonzero(kept & (images == image))[:max_detections]
-        found.append(Found(boxes[own], labels[own], scores[own]))
-    return found
+    kept = np.flatnonzero(_kept(count, images, rank, boxes, labels, overlap))
+    borders = np.searchsorted(images[kept], np.arange(count + 1))
+    return [
+        Found(boxes[own], labels[own], scores[own])
+        for own in (
+            kept[first : min(last, first + max_detections)] for first, last in pairwise(borders)
+        )
+    ]
 
 
 def _peaks(

@@ -1,4 +1,4 @@
-"""Where an image lies in the model's image."""
+"""Images are placed in the model's image."""
 
 from pathlib import Path
 
