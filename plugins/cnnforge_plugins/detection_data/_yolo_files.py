@@ -160,7 +160,7 @@ def _bases(given: Any, folder: str) -> list[str]:
 
 def _existing(entry: str, bases: Sequence[str]) -> str | None:
     text = os.path.expanduser(entry.strip().replace("\\", "/"))
-    # Exported data often have ../train for a folder that is beside the file.
+    # Exported data often have ../train for a folder next to the file.
     inner = text.lstrip("./")
     for form in (text, inner):
         for base in bases:

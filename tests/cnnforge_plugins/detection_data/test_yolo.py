@@ -204,7 +204,7 @@ def test_no_label_says_where_it_was_searched(tmp_path):
     searched = ", ".join(f"{tmp_path}/{place}/0.txt" for place in (*places, "images/labels"))
     assert str(caught.value) == (
         f"no label found for any of 2 pictures in {tmp_path}: searched for the labels of 0.png in "
-        f"{searched}; put the label files into a folder labels beside images, or next to the "
+        f"{searched}; put the label files into a folder labels next to images, or next to the "
         "pictures"
     )
     assert not opened(tmp_path, "prediction").labelled
