@@ -101,11 +101,19 @@ class Case:
         workload: The layer and its shape.
         layers: Names of all layers of a model that have this workload; empty if the case is not
             from a model.
+        min_ratio: Min ratio ``reference / ours`` of the times of the forward and the full pass,
+            which the author of the layer promises; `None` if there is no promise.
+        arguments: Arguments of the layer's constructor that the case names; empty if the layer is
+            from a model.
+        origin: Text that says where the shape is from, for instance ``speed_shape``.
     """
 
     name: str
     workload: Workload = field(repr=False)
     layers: tuple[str, ...] = ()
+    min_ratio: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    origin: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return self.name
