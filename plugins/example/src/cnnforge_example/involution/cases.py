@@ -51,13 +51,22 @@ class PlainInvolution2D(Involution2D):
         elif half:
             weights = weights[:, half:-half, half:-half]
         rows, columns = weights.shape[1:3]
-        by_group = (-1, rows, columns, groups, inputs.shape[3] // groups)
         total = 0
         for tap in range(size * size):
             i, j = divmod(tap, size)
-            moved = ops.reshape(inputs[:, i : i + rows, j : j + columns], by_group)
-            total += moved * weights[..., tap * groups : (tap + 1) * groups, None]
-        return ops.reshape(total, (-1, rows, columns, inputs.shape[3]))
+            weight = weights[..., tap * groups : (tap + 1) * groups]
+            total += _scaled(inputs[:, i : i + rows, j : j + columns], weight)
+        return total
+
+
+def _scaled(images: Any, weight: Any) -> Any:
+    """Multiply each group of channels of a pixel by one weight; (N, H, W, C) and (N, H, W, G)."""
+    _, rows, columns, channels = images.shape
+    groups = weight.shape[3]
+    if groups == 1:
+        return images * weight
+    parts = ops.reshape(images, (-1, rows, columns, groups, channels // groups))
+    return ops.reshape(parts * weight[..., None], (-1, rows, columns, channels))
 
 
 CASES = [
