@@ -14,15 +14,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from cnnforge.benchmarking import gate, thresholds
+from cnnforge.benchmarking.entries import Entry, plain
 from cnnforge.benchmarking.gate import PASSES, Ratio
-from cnnforge.benchmarking.measure import Measurement, Pass, measure
+from cnnforge.benchmarking.measure import Measurement, measure
 from cnnforge.conversion.certificate import certify_layer
 from cnnforge.conversion.workloads import Case
 from cnnforge.errors import CnnforgeError, UsageError
@@ -37,46 +38,6 @@ REPEATS = 3
 # addresses of a layer's arrays affect its speed, and stay the same during a process. TensorFlow's
 # gradients of a depthwise convolution took twice as long in one process as in another.
 PROCESSES = 3
-
-
-@dataclass
-class Entry:
-    """A benchmark that was measured.
-
-    Attributes:
-        case: The benchmark.
-        rounds: The max number of its rounds.
-        limit: The max number of seconds of its rounds.
-        info: Dictionary `extra_info` of pytest-benchmark; every new measurement updates it.
-        passes: The last measurement of each pass, by the name of the pass.
-        attempts: Number of measurements of each pass.
-    """
-
-    case: Case
-    rounds: int
-    limit: float
-    info: dict[str, Any]
-    passes: dict[str, Pass] = field(default_factory=dict)
-    attempts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def ratios(self) -> dict[str, Ratio]:
-        """The ratio of each pass, by the name of the pass."""
-        return {name: gate.ratio(measured) for name, measured in self.passes.items()}
-
-    def take(self, measured: Measurement, names: Sequence[str] = PASSES) -> None:
-        """Replace the results of the passes `names` by those of a new measurement."""
-        found = {one.name: one for one in measured.passes if one.name in names}
-        self.passes |= found
-        for name in found:
-            self.attempts[name] = self.attempts.get(name, 0) + 1
-        self.info |= {
-            "ratio": _plain(self.ratios),
-            "seconds": {
-                name: {"ours": it.ours.median, "reference": it.reference.median}
-                for name, it in self.passes.items()
-            },
-        }
 
 
 class LayerBenchmarks:
@@ -252,17 +213,7 @@ class LayerBenchmarks:
         return gate.compare_names(self._keys(), {*self._limits, *promised})
 
     def _limits_of(self, entry: Entry) -> dict[str, float]:
-        """Return the min ratio of each pass: the threshold or `min_ratio`, the larger of both.
-
-        A pass without any limit is left out.
-        """
-        found = {}
-        for name in PASSES:
-            both = (self._limits.get(f"{entry.case.name}.{name}"), entry.case.min_ratio)
-            given = [limit for limit in both if limit is not None]
-            if given and not self._measures_thresholds:
-                found[name] = max(given)
-        return found
+        return {} if self._measures_thresholds else entry.limits(self._limits)
 
     def _below(self, entry: Entry) -> list[str]:
         limits = self._limits_of(entry)
@@ -311,7 +262,7 @@ class LayerBenchmarks:
         if session.testsfailed or not measured:
             self._failures.append("nothing was written: a test failed or nothing was measured")
         elif self._record is not None:
-            self._record.write_text(json.dumps(_plain(measured)), encoding="utf-8")
+            self._record.write_text(json.dumps(plain(measured)), encoding="utf-8")
         elif self._write is not None:
             self._write_thresholds(self._write, measured)
 
@@ -401,10 +352,6 @@ def _case(item: pytest.Item) -> Case | None:
     """Return the benchmark case among the parameters of a test, or `None`."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return next((value for value in parameters.values() if isinstance(value, Case)), None)
-
-
-def _plain(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, float]]:
-    return {key: asdict(ratio) for key, ratio in ratios.items()}
 
 
 def _facts(case: Case, measured: Measurement) -> dict[str, Any]:
