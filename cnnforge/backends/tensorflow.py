@@ -252,45 +252,62 @@ def pullback(
     return outputs, gradients
 
 
-def repeated_passes(
-    layer: keras.layers.Layer, grad_inputs: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Make two functions that repeat the passes of a layer inside one graph call.
-
-    The forward pass computes the outputs, as in a prediction. The full pass computes the outputs
-    and the gradients, as in training.
+def repeated_passes(layer: keras.layers.Layer, grad_inputs: bool) -> dict[str, Callable[..., Any]]:
+    """Make functions that repeat the passes of a layer inside one graph call.
 
     Args:
         layer: A built layer that has one input.
-        grad_inputs: Whether the full pass also computes the gradient of the inputs.
+        grad_inputs: Whether the passes also compute the gradient of the inputs.
 
     Returns:
-        Two functions, `forward(count, inputs)` and `full(count, inputs, upstream)`. Each computes
-        its pass `count` times in one graph call, and returns when the last computation is done.
-        `upstream` is the gradient with respect to the outputs.
+        Functions by name. `forward(count, inputs)` computes the outputs, as in a prediction.
+        `full(count, inputs, upstream)` computes the outputs and the gradients, as in training.
+        `backward(count, inputs, upstream)` computes the outputs once, and then only the gradients;
+        it is missing if there is no gradient to compute. Each computes its pass `count` times in
+        one graph call, and returns when the last computation is done. `upstream` is the gradient
+        with respect to the outputs.
     """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
 
-    def forward(inputs: tf.Tensor) -> list[Any]:
-        return [layer(inputs)]
-
-    def full(inputs: tf.Tensor, upstream: tf.Tensor) -> list[Any]:
+    def sources(inputs: tf.Tensor) -> list[Any]:
         weights = [variable.value for variable in layer.trainable_variables]
-        sources = [inputs, *weights] if grad_inputs else weights
-        if not sources:
-            return [layer(inputs, training=True)]
-        with tf.GradientTape() as tape:
-            tape.watch(sources)
-            outputs = layer(inputs, training=True)
-        gradients = tape.gradient(outputs, sources, output_gradients=upstream)
-        return [outputs, *(gradient for gradient in gradients if gradient is not None)]
+        return [inputs, *weights] if grad_inputs else weights
 
-    def repeated(function: Callable[..., list[Any]]) -> Callable[..., Any]:
+    def forward(inputs: tf.Tensor) -> Callable[[], list[Any]]:
+        return lambda: [layer(inputs)]
+
+    def full(inputs: tf.Tensor, upstream: tf.Tensor) -> Callable[[], list[Any]]:
+        def compute() -> list[Any]:
+            outputs, gradients = trained(inputs, upstream)
+            return [outputs, *gradients()]
+
+        return compute
+
+    def backward(inputs: tf.Tensor, upstream: tf.Tensor) -> Callable[[], list[Any]]:
+        # Outside of the loop that repeats the gradients, which read what this has computed.
+        return trained(inputs, upstream)[1]
+
+    def trained(inputs: tf.Tensor, upstream: tf.Tensor) -> tuple[Any, Callable[[], list[Any]]]:
+        """Compute the outputs, and return a function that computes the gradients."""
+        watched = sources(inputs)
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            outputs = layer(inputs, training=True)
+
+        def gradients() -> list[Any]:
+            found = tape.gradient(outputs, watched, output_gradients=upstream) if watched else []
+            return [gradient for gradient in found if gradient is not None]
+
+        return outputs, gradients
+
+    def repeated(prepare: Callable[..., Callable[[], list[Any]]]) -> Callable[..., Any]:
         def run(count: Any, *arguments: Any) -> Any:
+            compute = prepare(*arguments)
+
             def step(number: Any, total: Any) -> tuple[Any, Any]:
                 # TensorFlow does not compute a result that nothing reads. So add one element of
                 # each result to the total. If there are no images, the slice is empty.
-                results = [tf.reshape(result, [-1])[:1] for result in function(*arguments)]
+                results = [tf.reshape(result, [-1])[:1] for result in compute()]
                 used = [tf.reduce_sum(tf.cast(result, tf.float32)) for result in results]
                 return number + 1, total + tf.add_n(used)
 
@@ -316,7 +333,10 @@ def repeated_passes(
 
         return call
 
-    return repeated(forward), repeated(full)
+    passes = {"forward": repeated(forward), "full": repeated(full)}
+    if grad_inputs or layer.trainable_variables:
+        passes["backward"] = repeated(backward)
+    return passes
 
 
 def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:

@@ -228,48 +228,58 @@ def pullback(
     return outputs.detach(), gradients
 
 
-def repeated_passes(
-    layer: keras.layers.Layer, grad_inputs: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Make two functions that repeat the passes of a layer.
-
-    The forward pass computes the outputs, as in a prediction. The full pass computes the outputs
-    and the gradients, as in training.
+def repeated_passes(layer: keras.layers.Layer, grad_inputs: bool) -> dict[str, Callable[..., Any]]:
+    """Make functions that repeat the passes of a layer.
 
     Args:
         layer: A built layer that has one input.
-        grad_inputs: Whether the full pass also computes the gradient of the inputs.
+        grad_inputs: Whether the passes also compute the gradient of the inputs.
 
     Returns:
-        Two functions, `forward(count, inputs)` and `full(count, inputs, upstream)`. Each computes
-        its pass `count` times, and returns when the last computation is done. `upstream` is the
-        gradient with respect to the outputs.
+        Functions by name. `forward(count, inputs)` computes the outputs, as in a prediction.
+        `full(count, inputs, upstream)` computes the outputs and the gradients, as in training.
+        `backward(count, inputs, upstream)` computes the outputs once, and then only the gradients;
+        it is missing if there is no gradient to compute. Each computes its pass `count` times, and
+        returns when the last computation is done. `upstream` is the gradient with respect to the
+        outputs.
     """
     on_gpu = torch.cuda.is_available()
 
-    def forward(inputs: torch.Tensor) -> None:
-        with torch.no_grad():
-            layer(inputs)
-
-    def full(inputs: torch.Tensor, upstream: torch.Tensor) -> None:
+    def trained(inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         sources = [variable.value for variable in layer.trainable_variables]
         if grad_inputs:
             inputs = inputs.detach().requires_grad_()
             sources.insert(0, inputs)
-        outputs = layer(inputs, training=True)
-        if sources:
-            torch.autograd.grad(outputs, sources, upstream, allow_unused=True)
+        return layer(inputs, training=True), sources
 
-    def repeated(function: Callable[..., None]) -> Callable[..., Any]:
-        def call(count: int, *arguments: Any) -> None:
+    def forward(count: int, inputs: torch.Tensor) -> None:
+        with torch.no_grad():
             for _ in range(count):
-                function(*arguments)
+                layer(inputs)
+
+    def backward(count: int, inputs: torch.Tensor, upstream: torch.Tensor) -> None:
+        outputs, sources = trained(inputs)
+        for _ in range(count):
+            torch.autograd.grad(outputs, sources, upstream, retain_graph=True, allow_unused=True)
+
+    def full(count: int, inputs: torch.Tensor, upstream: torch.Tensor) -> None:
+        for _ in range(count):
+            outputs, sources = trained(inputs)
+            if sources:
+                torch.autograd.grad(outputs, sources, upstream, allow_unused=True)
+
+    def finished(function: Callable[..., None]) -> Callable[..., Any]:
+        def call(count: int, *arguments: Any) -> None:
+            function(count, *arguments)
             if on_gpu:
                 torch.cuda.synchronize()
 
         return call
 
-    return repeated(forward), repeated(full)
+    passes = {"forward": finished(forward), "full": finished(full)}
+    if grad_inputs or layer.trainable_variables:
+        passes["backward"] = finished(backward)
+    return passes
 
 
 def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from cnnforge.benchmarking.cases import layer_cases as layer_cases
 from cnnforge.benchmarking.cases import model_cases as model_cases
 from cnnforge.benchmarking.cases import parse_shape as parse_shape
 from cnnforge.benchmarking.comparison import FORMAT as FORMAT
+from cnnforge.benchmarking.comparison import MIN_ROUNDS as MIN_ROUNDS
 from cnnforge.benchmarking.comparison import Change as Change
 from cnnforge.benchmarking.comparison import compare as compare
 from cnnforge.benchmarking.comparison import read_result as read_result

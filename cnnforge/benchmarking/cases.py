@@ -13,9 +13,11 @@ from cnnforge.errors import CnnforgeError, UsageError, one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 
-# Input shapes (N, H, W, C) for a layer whose spec names no benchmarks.
+# Input shapes (N, H, W, C) for a layer whose spec names neither benchmarks nor cases.
 _SHAPES = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
 _BATCH_SIZE = 64
+# Number of images if a case has no `speed_shape`.
+_CASE_BATCH_SIZE = 32
 
 
 def parse_shape(text: str | None, batch_size: int | None) -> tuple[int, ...] | None:
@@ -57,10 +59,14 @@ def layer_cases(
 ) -> list[Case]:
     """Make the benchmark cases of one layer.
 
+    These are the benchmarks that the spec names, or else its test cases with a `speed_shape`, each
+    with its own arguments. If no test case has a `speed_shape`, all are measured, with 32 images of
+    their `input_shape`. A layer without test cases has usual arguments and shapes.
+
     Args:
         spec: Spec of the plugin layer.
-        shape: The only shape to measure: (N, H, W, C), or (H, W, C) for 64 images. By default the
-            shapes of the benchmarks that the spec names are measured.
+        shape: The only shape to measure: (N, H, W, C), or (H, W, C) for 64 images. Then the
+            arguments are those of the first benchmark or test case.
         batch_size: Number of images in the default shapes; by default each benchmark's own number.
 
     Returns:
@@ -73,27 +79,35 @@ def layer_cases(
     if spec.load_reference() is None:
         raise UsageError(
             f"the layer {spec.qualified_name!r} names no reference, so there is nothing to compare "
-            'it with: name one in LayerSpec(reference="module:Class")'
+            "it with: give --reference MODULE:CLASS, a Keras layer class that computes the same, "
+            'or name it in LayerSpec(reference="module:Class")'
         )
+    chosen = spec.load_benchmarks() or spec.load_cases()
     if shape is not None:
         shape = shape if len(shape) == 4 else (_BATCH_SIZE, *shape)
-        return [_case(spec, usual_arguments(spec), shape)]
-    benchmarks = [
-        (case.arguments, case.speed_shape or case.input_shape, case.grad_inputs)
-        for case in spec.load_benchmarks()
-    ]
-    if not benchmarks:
+        arguments = chosen[0].arguments if chosen else usual_arguments(spec)
+        return [_case(spec, arguments, shape, "--shape")]
+    if not chosen:
         arguments = usual_arguments(spec)
-        benchmarks = [(arguments, inputs, True) for inputs in _SHAPES]
-    return [
-        _case(spec, arguments, (batch_size or inputs[0], *inputs[1:]), grad_inputs)
-        for arguments, inputs, grad_inputs in benchmarks
-    ]
+        shapes = [(batch_size or inputs[0], *inputs[1:]) for inputs in _SHAPES]
+        return [_case(spec, arguments, inputs, "a usual shape") for inputs in shapes]
+    found = []
+    for case in chosen:
+        given = case.speed_shape or (_CASE_BATCH_SIZE, *case.input_shape[1:])
+        origin = "input_shape" if case.speed_shape is None else "speed_shape"
+        shape = (batch_size or given[0], *given[1:])
+        found.append(_case(spec, case.arguments, shape, origin, case))
+    return found
 
 
 def _case(
-    spec: LayerSpec, arguments: Mapping[str, Any], shape: tuple[int, ...], grad_inputs: bool = True
+    spec: LayerSpec,
+    arguments: Mapping[str, Any],
+    shape: tuple[int, ...],
+    origin: str,
+    case: Any = None,
 ) -> Case:
+    """Make a benchmark case; `case` is the `LayerCase` that it comes from, if there is one."""
     kind, reference = spec.load(), spec.load_reference()
     try:
         config = kind(**{"name": spec.name, **arguments}).get_config()
@@ -104,8 +118,17 @@ def _case(
             f"shape {'x'.join(map(str, shape))}: {one_line(error)}; choose another --shape, or "
             "measure it in a model with --model"
         ) from error
+    grad_inputs, min_ratio, name = True, None, ""
+    if case is not None:
+        grad_inputs, min_ratio, name = case.grad_inputs, case.min_ratio, case.name
     workload = Workload(spec, kind, reference, config, shape, grad_inputs)
-    return Case(_name(spec.name, workload), workload)
+    return Case(
+        _name(spec.name, workload, name),
+        workload,
+        min_ratio=min_ratio,
+        arguments=arguments,
+        origin=origin,
+    )
 
 
 def every_layer(
@@ -153,14 +176,23 @@ def model_cases(model: keras.Model, layers: Registry[LayerSpec], batch_size: int
     ]
 
 
-def _name(layer: str, workload: Workload) -> str:
+def _name(layer: str, workload: Workload, case: str = "") -> str:
+    """Return the name of a benchmark case; `case` is the name of the author's case, or ""."""
     config: Any = workload.config
-    text = f"{layer} {'x'.join(map(str, workload.shape))}"
+    shape = "x".join(map(str, workload.shape))
+    text = f"{layer} {shape}"
+    if case and re.search("[a-z]{2}", case):
+        return f"{layer}.{case} {shape}"
     if "kernel_size" in config:
-        text += f" {'x'.join(map(str, config['kernel_size']))}"
+        text += f" {_size(config['kernel_size'])}"
         if "filters" in config:
             text += f" {config['filters']}"
-        text += f"/{config['strides'][0]}" if config["strides"][0] > 1 else ""
+        stride = _size(config.get("strides", 1)).split("x")[0]
+        text += f"/{stride}" if stride != "1" else ""
     elif "pool_size" in config:
-        text += f" {'x'.join(map(str, config['pool_size']))}"
+        text += f" {_size(config['pool_size'])}"
     return text
+
+
+def _size(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

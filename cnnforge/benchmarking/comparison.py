@@ -12,7 +12,10 @@ from typing import Any
 
 from cnnforge.errors import UsageError
 
-FORMAT = "cnnforge-bench-1"
+FORMAT = "cnnforge-bench-2"
+# Fewer rounds cannot tell a faster layer from a slower one: the percentiles of three rounds are
+# about their min and max.
+MIN_ROUNDS = 10
 _MACHINE = ("model", "target", "features", "cores", "usable_cores")
 # Two measurements of a machine's peak speed differ by a few per cent. `remarks` reports a
 # difference above 20 %, because then another process probably took CPU time.
@@ -33,6 +36,7 @@ class Change:
         change: ``now / before - 1``; positive if the plugin layer has become faster.
         noise: Max change that is expected between two runs of the same code. It is computed from
             the percentiles of the ratio in both results.
+        rounds: Number of rounds of the result that has fewer.
     """
 
     case: str
@@ -41,10 +45,16 @@ class Change:
     now: float
     change: float
     noise: float
+    rounds: int
 
     @property
     def verdict(self) -> str:
-        """``faster``, ``slower``, or ``same`` if the change is not larger than the noise."""
+        """``faster``, ``slower``, or ``same`` if the change is not larger than the noise.
+
+        It is ``unknown`` if there are fewer than `MIN_ROUNDS` rounds.
+        """
+        if self.rounds < MIN_ROUNDS:
+            return "unknown"
         if abs(self.change) <= self.noise:
             return "same"
         return "faster" if self.change > 0 else "slower"
@@ -147,19 +157,20 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
         now: The new one.
 
     Returns:
-        One change for each pass of a case that has a ratio in both results.
+        One change for each pass of a case that both results contain.
     """
     known = {case["name"]: case["passes"] for case in before["cases"]}
     changes = []
     for case in now["cases"]:
         for name, times in case["passes"].items():
-            old = known.get(case["name"], {}).get(name, {}).get("ratio")
-            new = times["ratio"]
-            if old and new:
+            earlier = known.get(case["name"], {}).get(name)
+            if earlier is not None:
+                old, new = earlier["ratio"], times["ratio"]
                 change = new["median"] / old["median"] - 1
                 noise = math.hypot(_spread(old), _spread(new))
+                rounds = min(earlier["rounds"], times["rounds"])
                 changes.append(
-                    Change(case["name"], name, old["median"], new["median"], change, noise)
+                    Change(case["name"], name, old["median"], new["median"], change, noise, rounds)
                 )
     return changes
 

@@ -42,10 +42,8 @@ class Ratio:
         return max(self.median, self.best)
 
 
-def ratio(measured: Pass) -> Ratio | None:
-    """Return the statistics of a pass's ratio; `None` if the ratio could not be measured."""
-    if measured.ratio is None:
-        return None
+def ratio(measured: Pass) -> Ratio:
+    """Return the statistics of a pass's ratio."""
     return Ratio(*measured.ratio, best=measured.reference.best / measured.ours.best)
 
 
@@ -54,7 +52,7 @@ def compare_names(keys: Collection[str], thresholds: Collection[str]) -> list[st
 
     Args:
         keys: The keys of all benchmarks, including those that this run does not measure.
-        thresholds: The keys of all thresholds.
+        thresholds: The keys of all thresholds, and of the benchmarks with a `min_ratio`.
 
     Returns:
         A message for each such threshold and each such benchmark.

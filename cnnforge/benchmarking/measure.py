@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
 from cnnforge.benchmarking.peaks import Peaks
@@ -17,7 +15,7 @@ from cnnforge.benchmarking.torch_peer import torch_functions, torch_missing
 from cnnforge.benchmarking.work import work
 from cnnforge.conversion.workloads import Case, TimedPasses, timed_passes
 from cnnforge.plugin import Work
-from cnnforge.utils.timing import Timing, interleave, timing
+from cnnforge.utils.timing import Timing, interleave, ratio
 
 PassName = Literal["forward", "backward", "full"]
 Pair = tuple[float | None, float | None]
@@ -29,14 +27,12 @@ class Pass:
     """The times of one pass of one benchmark case.
 
     Attributes:
-        name: ``forward``, ``full`` (forward and backward) or ``backward``. The time of
-            ``backward`` is the time of ``full`` minus that of ``forward`` in each round. Here
-            ``forward`` is a prediction and ``full`` is training. So a layer that computes
-            something else in training has no ``backward``, because the difference would be wrong.
+        name: ``forward``, the outputs as in a prediction; ``full``, the outputs and the gradients
+            as in training; or ``backward``, the gradients alone, of outputs that are computed
+            before. A layer without gradients has no ``backward``.
         ours: Time of the plugin layer.
         reference: Time of the stock layer.
-        ratio: Median, 20th and 80th percentile of ``reference / ours`` over the rounds. `None` for
-            a backward pass whose time is smaller than the noise.
+        ratio: Median, 20th and 80th percentile of ``reference / ours`` over the rounds.
         work: Floating-point operations and bytes of the pass; `None` if they are not known.
         torch: Time of PyTorch with the faster memory layout; `None` if PyTorch was not measured.
         torch_ratio: Median, 20th and 80th percentile of ``torch / ours``, like `ratio`.
@@ -47,7 +43,7 @@ class Pass:
     name: PassName
     ours: Timing
     reference: Timing
-    ratio: tuple[float, float, float] | None
+    ratio: tuple[float, float, float]
     work: Work | None
     torch: Timing | None = None
     torch_ratio: tuple[float, float, float] | None = None
@@ -140,39 +136,29 @@ def measure(
     # `work` calls a function of the plugin, which may fail. So call it before the long measurement.
     counted = work(workload, reference.layer) or {}
     timed: dict[str, Callable[[], object]] = {
-        "ours forward": ours.forward,
-        "reference forward": reference.forward,
-        "ours full": ours.full,
-        "reference full": reference.full,
+        f"{name} {which}": function
+        for which in PASSES
+        for name, passes in (("ours", ours), ("reference", reference))
+        if (function := getattr(passes, which)) is not None
     }
-    peers = ["ours", "reference"]
     layouts = torch_functions(workload) if torch and not torch_missing() else {}
-    for layout, both in layouts.items():
-        peers.append(layout)
-        timed |= {f"{layout} {name}": function for name, function in both.items()}
+    for layout, functions in layouts.items():
+        timed |= {f"{layout} {name}": function for name, function in functions.items()}
     timings, times = interleave(timed, rounds=rounds, limit=limit)
-    for name in peers:
-        times[f"{name} backward"] = times[f"{name} full"] - times[f"{name} forward"]
-        timings[f"{name} backward"] = timing(times[f"{name} backward"])
     passes = tuple(
         Pass(
             name,
             timings[f"ours {name}"],
             timings[f"reference {name}"],
-            _ratio(times[f"reference {name}"], times[f"ours {name}"]),
+            ratio(times[f"reference {name}"], times[f"ours {name}"]),
             counted.get(name),
             *_torch(name, tuple(layouts), timings, times),
         )
         for name in PASSES
-        if name != "backward" or not _trains(reference.layer)
+        if {f"ours {name}", f"reference {name}"} <= set(timed)
     )
     calls, overheads = _overheads(ours, reference, rounds)
     return Measurement(case, passes, first, calls, overheads)
-
-
-def _trains(layer: keras.layers.Layer) -> bool:
-    """Return whether a layer may compute something else in training than in a prediction."""
-    return "training" in signature(layer.call).parameters
 
 
 def _torch(
@@ -184,12 +170,9 @@ def _torch(
     """Return the time of a pass with PyTorch's faster memory layout, its ratio, and the layout."""
     if not layouts:
         return None, None, ""
-    # The time of a backward pass is a difference of two times, which has more noise. So the time of
-    # the full pass decides which layout is the faster one.
-    whole = "full" if name == "backward" else name
-    best = min(layouts, key=lambda layout: timings[f"{layout} {whole}"].median)
+    best = min(layouts, key=lambda layout: timings[f"{layout} {name}"].median)
     key = f"{best} {name}"
-    return timings[key], _ratio(times[key], times[f"ours {name}"]), best
+    return timings[key], ratio(times[key], times[f"ours {name}"]), best
 
 
 def kernel_times(measurement: Measurement) -> Pair:
@@ -229,7 +212,10 @@ def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
         "layer": workload.spec.qualified_name,
         "reference": workload.reference.__name__,
         "layers": list(case.layers),
+        "arguments": {name: _plain(value) for name, value in case.arguments.items()},
         "shape": list(workload.shape),
+        "shape_from": case.origin,
+        "min_ratio": case.min_ratio,
         "grad_inputs": workload.grad_inputs,
         "note": measurement.note,
         "first_call": _both(measurement.first_calls),
@@ -240,20 +226,26 @@ def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
     }
 
 
+def _plain(value: Any) -> Any:
+    """Return a value that JSON knows: the value itself, or its text."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
 def _both(values: Pair) -> dict[str, float | None]:
     return {"ours": values[0], "reference": values[1]}
 
 
 def _pass_json(one: Pass, peaks: Peaks) -> dict[str, Any]:
-    values: dict[str, Any] = {"ratio": None}
-    if one.ratio is not None:
-        values["ratio"] = dict(zip(("median", "p20", "p80"), one.ratio, strict=True))
+    values: dict[str, Any] = {"ratio": _ratio_json(one.ratio)}
     for name, timed in (("ours", one.ours), ("reference", one.reference)):
-        values[name] = {"median": timed.median, "p20": timed.p20, "p80": timed.p80}
+        values[name] = {
+            **{"median": timed.median, "p20": timed.p20, "p80": timed.p80},
+            "best": timed.best,
+        }
         flops = moved = None
-        # If a pass has no ratio, its time is smaller than the noise. Then operations per second
-        # would be meaningless.
-        if one.work is not None and one.ratio is not None:
+        if one.work is not None:
             flops, moved = one.work.flops / timed.median, one.work.bytes / timed.median
         values[name] |= {
             "flops": flops,
@@ -263,24 +255,17 @@ def _pass_json(one: Pass, peaks: Peaks) -> dict[str, Any]:
         }
     values["torch"] = None
     if one.torch is not None:
-        median, p20, p80 = one.torch_ratio or (None, None, None)
         values["torch"] = {
             **{"median": one.torch.median, "p20": one.torch.p20, "p80": one.torch.p80},
             "layout": one.torch_layout,
-            "ratio": one.torch_ratio and {"median": median, "p20": p20, "p80": p80},
+            "ratio": one.torch_ratio and _ratio_json(one.torch_ratio),
         }
     values["rounds"] = one.ours.rounds
     return values
 
 
-def _ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float] | None:
-    sensible = (reference > 0) & (ours > 0)
-    # The times of a backward pass are differences of two times. If more than a fifth of them are
-    # not positive, the noise is too large for a ratio.
-    if np.count_nonzero(sensible) < 0.8 * len(ours):
-        return None
-    p20, median, p80 = np.percentile(reference[sensible] / ours[sensible], (20, 50, 80))
-    return float(median), float(p20), float(p80)
+def _ratio_json(values: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("median", "p20", "p80"), values, strict=True))
 
 
 def _overheads(ours: TimedPasses, reference: TimedPasses, rounds: int) -> tuple[Pair, Pair]:

@@ -1,9 +1,9 @@
 """Measure layers in a run of pytest, for the fixture `layer_benchmark` and `--cnnforge-gate`.
 
 The ratio of the time of the reference (the stock layer) to the time of the plugin layer is compared
-with a threshold at the end of the run. If a ratio is below its threshold, it is measured again
-after all other benchmarks. A process that took CPU time during the first measurement may have ended
-by then.
+with a threshold at the end of the run, and with the `min_ratio` of the case. If a ratio is below
+one of them, it is measured again after all other benchmarks. A process that took CPU time during
+the first measurement may have ended by then.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from cnnforge.benchmarking import gate, thresholds
+from cnnforge.benchmarking.entries import Entry, plain
 from cnnforge.benchmarking.gate import PASSES, Ratio
-from cnnforge.benchmarking.measure import Measurement, Pass, measure
+from cnnforge.benchmarking.measure import Measurement, measure
 from cnnforge.conversion.certificate import certify_layer
 from cnnforge.conversion.workloads import Case
 from cnnforge.errors import CnnforgeError, UsageError
@@ -39,54 +40,15 @@ REPEATS = 3
 PROCESSES = 3
 
 
-@dataclass
-class Entry:
-    """A benchmark that was measured.
-
-    Attributes:
-        case: The benchmark.
-        rounds: The max number of its rounds.
-        limit: The max number of seconds of its rounds.
-        info: Dictionary `extra_info` of pytest-benchmark; every new measurement updates it.
-        passes: The last measurement of each pass, by the name of the pass.
-        attempts: Number of measurements of each pass.
-    """
-
-    case: Case
-    rounds: int
-    limit: float
-    info: dict[str, Any]
-    passes: dict[str, Pass] = field(default_factory=dict)
-    attempts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def ratios(self) -> dict[str, Ratio]:
-        """The ratio of each pass, by the name of the pass. A pass without a ratio is left out."""
-        found = {name: gate.ratio(measured) for name, measured in self.passes.items()}
-        return {name: ratio for name, ratio in found.items() if ratio is not None}
-
-    def take(self, measured: Measurement, names: Sequence[str] = PASSES) -> None:
-        """Replace the results of the passes `names` by those of a new measurement."""
-        found = {one.name: one for one in measured.passes if one.name in names}
-        self.passes |= found
-        for name in found:
-            self.attempts[name] = self.attempts.get(name, 0) + 1
-        self.info |= {
-            "ratio": _plain(self.ratios),
-            "seconds": {
-                name: {"ours": it.ours.median, "reference": it.reference.median}
-                for name, it in self.passes.items()
-            },
-        }
-
-
 class LayerBenchmarks:
     """A plugin of pytest that measures layers and compares the results with thresholds.
 
+    Every run that does not write thresholds compares the ratios of a case with its `min_ratio`.
+
     Args:
         config: The configuration of pytest.
-        path: A file of thresholds, or a folder of such files. With `None`, ratios are not compared
-            with thresholds.
+        path: A file of thresholds, or a folder of such files. With `None`, ratios are compared with
+            `min_ratio` only.
         write: Whether to write new thresholds to the file instead of comparing with the old ones.
         record: File to write the ratios to, if another run of pytest has started this process to
             measure thresholds. Otherwise `None`.
@@ -108,13 +70,14 @@ class LayerBenchmarks:
         self._write = path if write else None
         self._record = record
         self._limits: dict[str, float] = {}
-        self._judges = path is not None and not write and record is None
-        self._declared: list[str] = []
+        self._measures_thresholds = write or record is not None
+        self._has_file = path is not None and not self._measures_thresholds
+        self._declared: dict[str, Case] = {}
         self._selected: list[str] = []
         self._failures: list[str] = []
         self._wrong_input = False
         self._lines: list[str] = []
-        if path is not None and self._judges:
+        if path is not None and self._has_file:
             machine = thresholds.this_machine()
             self._limits, about = thresholds.nearest_thresholds(path, machine).on(machine)
             self._lines.append(about)
@@ -150,7 +113,7 @@ class LayerBenchmarks:
                 "a name of its own",
             )
         if case.name not in self._declared:
-            self._declared.append(case.name)
+            self._declared[case.name] = case
             self._selected.append(case.name)
         checked = certify_layer(case.workload)
         if not checked.passed:
@@ -178,13 +141,13 @@ class LayerBenchmarks:
         """Collect the names of all benchmarks before options such as `-k` deselect some."""
         users = [item for item in items if "layer_benchmark" in getattr(item, "fixturenames", ())]
         cases = [_case(item) for item in users]
-        self._declared = [case.name for case in cases if case is not None]
+        self._declared = {case.name: case for case in cases if case is not None}
         yield
         self._selected = [case.name for case in map(_case, items) if case is not None]
         # If a test makes its case in its body, the case is not known before the test runs. Then the
         # names are compared only after the tests, in `_judge`.
-        if self._judges and users and None not in cases:
-            self._failures = gate.compare_names(self._keys(), self._limits)
+        if self._has_file and users and None not in cases:
+            self._failures = self._compare_names()
             if self._failures:
                 self._failures.append(
                     "nothing was measured; use -k to measure some benchmarks only"
@@ -192,21 +155,23 @@ class LayerBenchmarks:
                 self._wrong_input = True
                 items.clear()
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[Any]:
-        """Compare the ratios with thresholds, or write thresholds, after all tests.
+    def finish(self, session: pytest.Session) -> None:
+        """Compare the ratios with thresholds, or write thresholds. Call this after all tests.
 
         pytest-benchmark writes its file later, so the file contains repeated measurements too.
+
+        Args:
+            session: The run of pytest; its number of failures is increased.
         """
-        result = yield
         if self._wrong_input:
-            return result
-        if self._judges:
-            self._judge(session)
-        elif self._record is not None or self._write is not None:
+            return
+        if self._measures_thresholds:
             self._keep(session)
+        else:
+            if self._has_file:
+                self._require_all(session)
+            self._judge(session)
         session.testsfailed += len(self._failures)
-        return result
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -223,7 +188,7 @@ class LayerBenchmarks:
             terminalreporter.write_line(line)
         for failure in self._failures:
             terminalreporter.write_line(f"FAILED: {failure}", red=True)
-        if self._judges:
+        if self._has_file or any(map(self._limits_of, self.entries.values())):
             measured = sum(len(entry.ratios) for entry in self.entries.values())
             terminalreporter.write_line(f"{measured} ratios, {len(self._failures)} failures")
 
@@ -236,18 +201,27 @@ class LayerBenchmarks:
 
     def _keys(self) -> list[str]:
         """Return the keys of all benchmarks, including those that this run does not measure."""
-        return [f"{name}.{which}" for name in dict.fromkeys(self._declared) for which in PASSES]
+        return [f"{name}.{which}" for name in self._declared for which in PASSES]
+
+    def _compare_names(self) -> list[str]:
+        promised = {
+            f"{name}.{which}"
+            for name, case in self._declared.items()
+            for which in PASSES
+            if case.min_ratio is not None
+        }
+        return gate.compare_names(self._keys(), {*self._limits, *promised})
+
+    def _limits_of(self, entry: Entry) -> dict[str, float]:
+        return {} if self._measures_thresholds else entry.limits(self._limits)
 
     def _below(self, entry: Entry) -> list[str]:
-        found = []
-        for name in PASSES:
-            ratio, least = entry.ratios.get(name), self._limits.get(f"{entry.case.name}.{name}")
-            if least is not None and (ratio is None or ratio.upper < least):
-                found.append(name)
-        return found
+        limits = self._limits_of(entry)
+        return [name for name, limit in limits.items() if entry.ratios[name].upper < limit]
 
-    def _judge(self, session: pytest.Session) -> None:
-        self._failures += gate.compare_names(self._keys(), self._limits)
+    def _require_all(self, session: pytest.Session) -> None:
+        """Add failures for names that differ and for benchmarks that were not measured."""
+        self._failures += self._compare_names()
         # A test may fail before it makes its case. Then the name of the case is missing although
         # the file of thresholds is right. So different names are wrong input only if no test has
         # failed.
@@ -261,6 +235,9 @@ class LayerBenchmarks:
             for name in self._selected
             if name not in self.entries
         ]
+
+    def _judge(self, session: pytest.Session) -> None:
+        """Measure ratios below their limits again, and add failures for those that stay below."""
         for _ in range(REPEATS):
             for entry in self.entries.values():
                 below = self._below(entry)
@@ -270,11 +247,9 @@ class LayerBenchmarks:
                     entry.take(measure(entry.case, **longer), below)
         for entry in self.entries.values():
             for name in self._below(entry):
-                key = f"{entry.case.name}.{name}"
+                key, limit = f"{entry.case.name}.{name}", self._limits_of(entry)[name]
                 self._failures.append(
-                    gate.too_low(key, entry.ratios[name], self._limits[key], entry.attempts[name])
-                    if name in entry.ratios
-                    else f"{key} could not be measured"
+                    gate.too_low(key, entry.ratios[name], limit, entry.attempts[name])
                 )
 
     def _keep(self, session: pytest.Session) -> None:
@@ -287,7 +262,7 @@ class LayerBenchmarks:
         if session.testsfailed or not measured:
             self._failures.append("nothing was written: a test failed or nothing was measured")
         elif self._record is not None:
-            self._record.write_text(json.dumps(_plain(measured)), encoding="utf-8")
+            self._record.write_text(json.dumps(plain(measured)), encoding="utf-8")
         elif self._write is not None:
             self._write_thresholds(self._write, measured)
 
@@ -348,9 +323,10 @@ class LayerBenchmarks:
                 line += (
                     f" {ratio.median:6.2f} ({ratio.p20:.2f} to {ratio.p80:.2f}), {ratio.best:.2f}"
                 )
-                if self._judges:
+                limit = self._limits_of(entry).get(name)
+                if limit is not None:
                     attempts = entry.attempts[name]
-                    line += f", at least {self._limits.get(key, 0):.2f}"
+                    line += f", at least {limit:.2f}"
                     line += f", measured {attempts} times" if attempts > 1 else ""
                 yield line
 
@@ -376,10 +352,6 @@ def _case(item: pytest.Item) -> Case | None:
     """Return the benchmark case among the parameters of a test, or `None`."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return next((value for value in parameters.values() if isinstance(value, Case)), None)
-
-
-def _plain(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, float]]:
-    return {key: asdict(ratio) for key, ratio in ratios.items()}
 
 
 def _facts(case: Case, measured: Measurement) -> dict[str, Any]:

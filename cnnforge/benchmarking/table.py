@@ -68,11 +68,11 @@ def csv_text(result: Mapping[str, Any]) -> str:
     writer.writerow(COLUMNS)
     for case in result["cases"]:
         for name, times in case["passes"].items():
-            ours, reference, ratio = times["ours"], times["reference"], times["ratio"] or {}
+            ours, reference, ratio = times["ours"], times["reference"], times["ratio"]
             numbers = [
                 *(ours[key] for key in ("median", "p20", "p80")),
                 *(reference[key] for key in ("median", "p20", "p80")),
-                *(ratio.get(key) for key in ("median", "p20", "p80")),
+                *(ratio[key] for key in ("median", "p20", "p80")),
                 *(ours[key] for key in ("flops", "share_of_flops", "bytes", "share_of_bytes")),
                 *(case[key]["ours"] for key in ("first_call", "call", "overhead")),
             ]

@@ -38,10 +38,12 @@ def torch_functions(workload: Workload, seed: int = 0) -> dict[str, dict[str, Re
         seed: Random seed of the inputs.
 
     Returns:
-        A dictionary by memory layout (`LAYOUTS`) of two functions by name. ``forward`` computes the
+        A dictionary by memory layout (`LAYOUTS`) of functions by name. ``forward`` computes the
         outputs in inference mode. ``full`` computes the outputs and the gradients of the weights,
-        and the gradient of the inputs if training needs it. Inputs without height and width have
-        only the first layout. The result is empty if PyTorch has no counterpart of the layer.
+        and the gradient of the inputs if training needs it. ``backward`` computes the gradients
+        alone, of outputs that it computes once; it is missing if there are no gradients. Inputs
+        without height and width have only the first layout. The result is empty if PyTorch has no
+        counterpart of the layer.
 
     Raises:
         PluginError: The function of the layer's spec cannot be imported, or it fails.
@@ -110,4 +112,10 @@ def _timed(
             if sources:
                 torch.autograd.grad(outputs, sources, upstream)
 
-    return {"forward": Repeatable(forward), "full": Repeatable(full)}
+    def backward(count: int) -> None:
+        outputs = function(differentiable, *weights)
+        for _ in range(count):
+            torch.autograd.grad(outputs, sources, upstream, retain_graph=True)
+
+    functions = {"forward": Repeatable(forward), "full": Repeatable(full)}
+    return functions | ({"backward": Repeatable(backward)} if sources else {})

@@ -101,11 +101,19 @@ class Case:
         workload: The layer and its shape.
         layers: Names of all layers of a model that have this workload; empty if the case is not
             from a model.
+        min_ratio: Min ratio ``reference / ours`` of the times of the forward and the full pass,
+            which the author of the layer promises; `None` if there is no promise.
+        arguments: Arguments of the layer's constructor that the case names; empty if the layer is
+            from a model.
+        origin: Text that says where the shape is from, for instance ``speed_shape``.
     """
 
     name: str
     workload: Workload = field(repr=False)
     layers: tuple[str, ...] = ()
+    min_ratio: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    origin: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return self.name
@@ -140,6 +148,8 @@ class TimedPasses:
         forward: Function that computes the outputs as in a prediction.
         full: Function that computes the outputs and the gradients of the weights, as in training.
             It also computes the gradient of the inputs if the workload needs it.
+        backward: Function that computes the gradients alone, of outputs that it computes once for
+            all repetitions. `None` if there is no gradient to compute.
         empty: Function that computes ``forward`` of an empty batch, to measure the time of a call
             that computes nothing.
     """
@@ -147,6 +157,7 @@ class TimedPasses:
     layer: keras.layers.Layer
     forward: Repeatable
     full: Repeatable
+    backward: Repeatable | None
     empty: Repeatable
 
 
@@ -165,12 +176,17 @@ def timed_passes(workload: Workload, kind: type, seed: int = 0) -> TimedPasses:
     none = inputs[:0]
     shape = layer.compute_output_shape(workload.shape)
     upstream = tensor(random.standard_normal(shape, np.float32), layer.compute_dtype)
-    forward, full = repeated_passes(layer, workload.grad_inputs)
+    passes = repeated_passes(layer, workload.grad_inputs)
+
+    def repeatable(name: str, *arguments: Any) -> Repeatable:
+        return Repeatable(lambda count: passes[name](count, *arguments))
+
     return TimedPasses(
         layer,
-        Repeatable(lambda count: forward(count, inputs)),
-        Repeatable(lambda count: full(count, inputs, upstream)),
-        Repeatable(lambda count: forward(count, none)),
+        forward=repeatable("forward", inputs),
+        full=repeatable("full", inputs, upstream),
+        backward=repeatable("backward", inputs, upstream) if "backward" in passes else None,
+        empty=repeatable("forward", none),
     )
 
 

@@ -37,7 +37,7 @@ class LayerSpec(Spec):
             so this should be a common use of the layer.
         benchmarks: Import path `"module:BENCHMARKS"` of a sequence of `cnnforge.testing.LayerCase`:
             the arguments and input shapes for `cnnforge bench`. By default, `cnnforge bench`
-            measures those of `cases` that have a `speed_shape`.
+            measures those of `cases` that have a `speed_shape`, or all of `cases` if none has one.
         work: Import path `"module:function"` of a function `work(layer, shape, grad_inputs)`. It
             returns a dictionary with the `Work` of the passes `"forward"` and `"backward"`, or
             `None` if the work is unknown. `layer` is the stock layer, already built. `shape` is the

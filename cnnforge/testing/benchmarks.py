@@ -66,5 +66,6 @@ def benchmark_cases(
         config = Subject(spec, case).make().get_config()
         shape = case.speed_shape or case.input_shape
         workload = Workload(spec, kind, stock, config, shape, case.grad_inputs)
-        found.append(Case(f"{spec.name}.{case.name}" if case.name else spec.name, workload))
+        name = f"{spec.name}.{case.name}" if case.name else spec.name
+        found.append(Case(name, workload, min_ratio=case.min_ratio, arguments=case.arguments))
     return found

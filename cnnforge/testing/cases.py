@@ -42,6 +42,12 @@ class LayerCase:
             measures the cases that have a `speed_shape`.
         grad_inputs: Whether the measured time of training includes the gradient of the inputs. The
             first layer of a model does not need this gradient.
+        min_ratio: Number of times that the layer must be as fast as its reference, in the forward
+            pass and with all gradients. The fixture `layer_benchmark` compares the measured ratios
+            with it, and fails if one of them stays below it. By default nothing is promised.
+
+    Raises:
+        ValueError: `min_ratio` is not a number above 0.
 
     Example:
         ```python
@@ -64,6 +70,16 @@ class LayerCase:
     terms: int | None = None
     speed_shape: tuple[int, ...] | None = None
     grad_inputs: bool = True
+    min_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        least: Any = self.min_ratio
+        if least is None:
+            return
+        number = isinstance(least, int | float) and not isinstance(least, bool)
+        if not number or not 0 < least < float("inf"):
+            of = f" of the case {self.name!r}" if self.name else ""
+            raise ValueError(f"min_ratio{of} is {least!r}, expected a number above 0, such as 1.3")
 
 
 class NotRunError(SkipTest):

@@ -28,6 +28,13 @@ def bench(
     layer: Annotated[
         str | None, typer.Argument(metavar="LAYER", help="A layer.  [default: all]")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CLASS",
+            help="Compare LAYER with this Keras layer class.  [default: the one its spec names]",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME[:ARG]", help="Measure the layers of this model, at its shapes."),
@@ -36,8 +43,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="NxHxWxC",
-            help="Shape of the inputs; HxWxC takes N from --batch-size.  [default: several small "
-            "ones; for a model 28x28x1, for a detector 128x128x1]",
+            help="Shape of the inputs; HxWxC takes N from --batch-size.  [default: those of the "
+            "layer's cases; for a model 28x28x1, for a detector 128x128x1]",
         ),
     ] = None,
     batch_size: Annotated[
@@ -65,6 +72,8 @@ def bench(
 ) -> None:
     """Measure layers and the framework's own alternately, once they compute the same.
 
+    A layer is measured with the arguments and the speed_shape of its cases, which are printed.
+
     Exit codes: 0 done, 1 a layer computes something else than its reference, 2 usage error, or
     --compare with another machine.
     """
@@ -72,6 +81,8 @@ def bench(
 
     if layer is not None and model is not None:
         raise UsageError(f"got the layer {layer!r} and --model {model}: leave out one of the two")
+    if reference is not None and layer is None:
+        raise UsageError("--reference needs the name of a layer: cnnforge bench LAYER --reference")
     for path, suffix in ((csv, ""), (plot, ".png")):
         _check_target(path, suffix)
     plugins = load_plugins(plugin)
@@ -91,7 +102,7 @@ def bench(
     before = None if compare is None else benchmarking.read_result(compare)
     if before is not None and compare is not None:
         benchmarking.require_same_machine(before, environment(), compare)
-    cases, stock = _cases(plugins, layer, model, size, batch_size)
+    cases, stock = _cases(plugins, layer, reference, model, size, batch_size)
     first = _check(cases, json)
     result = _measure(cases, first, rounds)
     if stock is not None:
@@ -132,19 +143,27 @@ def _check_target(path: Path | None, suffix: str) -> None:
 def _cases(
     plugins: Plugins,
     layer: str | None,
+    reference: str | None,
     model: str | None,
     shape: tuple[int, ...] | None,
     batch_size: int | None,
 ) -> tuple[list[Case], keras.Model | None]:
+    from dataclasses import replace
+
     from cnnforge import benchmarking
     from cnnforge.cli import _render
-    from cnnforge.errors import CnnforgeError
+    from cnnforge.errors import CnnforgeError, UsageError
 
     if model is not None:
         return _model_cases(plugins, model, shape, batch_size)
     notes: list[str] = []
     if layer is not None:
-        cases = benchmarking.layer_cases(plugins.layers[layer], shape, batch_size)
+        spec = plugins.layers[layer]
+        try:
+            spec = spec if reference is None else replace(spec, reference=reference)
+        except ValueError as error:
+            raise UsageError(f"--reference: {error}") from None
+        cases = benchmarking.layer_cases(spec, shape, batch_size)
     else:
         cases, notes = benchmarking.every_layer(plugins.layers.values(), shape, batch_size)
     for note in notes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from cnnforge.benchmarking import MIN_ROUNDS
 from cnnforge.cli import _render
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ def show(result: dict[str, Any]) -> None:
     """
     machine, peaks = result["machine"], result["peaks"]
     backend = machine["backend"]
+    if any(case["shape_from"] for case in result["cases"]):
+        _render.table(
+            ["case", "arguments", "shape", "from", "reference"],
+            [_case(case) for case in result["cases"]],
+            title="what is measured: the arguments and the shapes of the layers' cases",
+        )
+        typer.echo()
     _render.table(
         [
             "case",
@@ -73,13 +81,28 @@ def show(result: dict[str, Any]) -> None:
         if case["note"]:
             _render.message(f"note: {case['name']} is not measured: {case['note']}")
             continue
-        if "backward" not in case["passes"]:
-            _render.message(
-                f"note: {case['name']} computes something else in training: forward is a "
-                "prediction and full is training, so their difference is not a backward pass"
-            )
         if len(case["layers"]) > 1:
             _render.message(f"note: {case['name']} stands for {len(case['layers'])} layers")
+        if result["rounds"] >= MIN_ROUNDS and case["min_ratio"] is not None:
+            _show_promise(case)
+    if result["rounds"] < MIN_ROUNDS:
+        _render.message(
+            f"note: {result['rounds']} rounds are too few to tell which layer is faster: give "
+            f"--rounds {MIN_ROUNDS} or more"
+        )
+
+
+def _show_promise(case: dict[str, Any]) -> None:
+    """Print a note for each pass whose ratio is below the `min_ratio` of the case."""
+    for name in ("forward", "full"):
+        one = case["passes"][name]
+        best = one["reference"]["best"] / one["ours"]["best"]
+        reached = max(one["ratio"]["median"], best)
+        if reached < case["min_ratio"]:
+            _render.message(
+                f"note: {case['name']} {name}: {reached:.2f} times as fast as the reference, and "
+                f"its min_ratio is {case['min_ratio']:g}"
+            )
 
 
 def show_changes(changes: Sequence[Change], remarks: Sequence[str]) -> None:
@@ -106,6 +129,11 @@ def show_changes(changes: Sequence[Change], remarks: Sequence[str]) -> None:
         ],
         title="changes of the ratio reference/ours",
     )
+    if any(change.verdict == "unknown" for change in changes):
+        _render.message(
+            f"note: no verdict with fewer than {MIN_ROUNDS} rounds: measure both results with "
+            f"--rounds {MIN_ROUNDS} or more"
+        )
     for remark in remarks:
         _render.message(f"note: {remark}")
 
@@ -121,10 +149,17 @@ def _torch_measured(result: dict[str, Any]) -> bool:
 def _torch(times: dict[str, Any] | None) -> list[str]:
     if times is None:
         return ["-"] * 4
-    ratio = times["ratio"]
-    spread = f"{ratio['p20']:.2f}..{ratio['p80']:.2f}" if ratio else "noise"
-    median = f"{ratio['median']:.2f}" if ratio else "-"
-    return [_milliseconds(times["median"]), times["layout"], median, spread]
+    return [_milliseconds(times["median"]), times["layout"], *_ratio(times["ratio"])]
+
+
+def _ratio(ratio: dict[str, float]) -> list[str]:
+    return [f"{ratio['median']:.2f}", f"{ratio['p20']:.2f}..{ratio['p80']:.2f}"]
+
+
+def _case(case: dict[str, Any]) -> list[str]:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in case["arguments"].items())
+    shape = "x".join(map(str, case["shape"]))
+    return [case["name"], arguments or "none", shape, case["shape_from"], case["reference"]]
 
 
 def _passes(result: dict[str, Any]) -> list[list[str]]:
@@ -137,8 +172,7 @@ def _passes(result: dict[str, Any]) -> list[list[str]]:
                 name,
                 *_timing(ours),
                 *_timing(reference),
-                f"{ratio['median']:.2f}" if ratio else "-",
-                f"{ratio['p20']:.2f}..{ratio['p80']:.2f}" if ratio else "noise",
+                *_ratio(ratio),
                 f"{ours['flops'] / 1e9:.1f}" if ours["flops"] else "-",
                 f"{ours['share_of_flops']:.0%}" if ours["flops"] else "-",
                 f"{ours['bytes'] / 1e9:.1f}" if ours["bytes"] else "-",

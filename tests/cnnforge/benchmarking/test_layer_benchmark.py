@@ -64,8 +64,8 @@ class Fake:
         for name, ratio in self.ratios[case.name].items():
             ratio = ratio[attempt] if isinstance(ratio, list) else ratio
             median, best = ratio if isinstance(ratio, tuple) else (ratio, ratio)
-            ours, theirs = timing(np.array([2.0, 1.0, 4.0])), timing(np.full(3, best or 1.0))
-            found = None if ratio is None else (median, median * 0.9, median * 1.1)
+            ours, theirs = timing(np.array([2.0, 1.0, 4.0])), timing(np.full(3, best))
+            found = (median, median * 0.9, median * 1.1)
             passes.append(Pass(name, ours, theirs, found, None))
         return Measurement(case, tuple(passes))
 
@@ -157,7 +157,7 @@ def test_a_ratio_below_its_threshold(run, fake, pytester):
     assert fake.options[-1] == {name: 2 * it for name, it in fake.options[0].items()}
 
 
-@pytest.mark.parametrize("values", [[1.9, 2.1], [1.0, 1.9, 2.1], [0.5, 0.5, None, 2.0]])
+@pytest.mark.parametrize("values", [[1.9, 2.1], [1.0, 1.9, 2.1], [0.5, 0.5, 0.5, 2.0]])
 def test_what_is_below_is_measured_again(run, fake, pytester, values):
     fake.ratios["b.max"]["forward"] = values
     result = run("--benchmark-json=out.json", gate=text())
@@ -178,11 +178,73 @@ def test_the_best_counts_if_a_core_was_taken(run, fake):
     assert run(gate=text()).ret == 0
 
 
-def test_a_pass_that_cannot_be_measured(run, fake):
-    fake.ratios["b.max"]["full"] = None
-    result = run(gate=text())
+PROMISED = SOURCE.replace(
+    '[Case(name, workload) for name in ("a.block", "b.max")]',
+    '[Case("a.block", workload, min_ratio=2.5), Case("b.max", workload)]',
+)
+
+
+def test_a_promise_is_kept(run, fake):
+    result = run(source=PROMISED)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["a.block.full *, at least 2.50", "b.max.full * 3.00", "4 ratios, 0 failures"]
+    )
+
+
+def test_a_ratio_below_its_promise(run, fake):
+    fake.ratios["a.block"]["full"] = 1.5
+    result = run(source=PROMISED)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["FAILED: b.max.full could not be measured"])
+    result.stdout.fnmatch_lines(
+        ["FAILED: a.block.full: 1.50 times *, at least 2.50 are expected; measured 4 times"]
+    )
+    assert fake.calls == [("a.block", 0), ("b.max", 0)] + [("a.block", n) for n in (1, 2, 3)]
+
+
+def test_a_promise_that_is_kept_when_measured_again(run, fake):
+    fake.ratios["a.block"]["forward"] = [2.4, 2.6]
+    assert run(source=PROMISED).ret == 0
+
+
+def test_a_promise_needs_no_threshold(run, fake):
+    keys = ["b.max.forward", "b.max.full"]
+    assert run(gate=text(keys), source=PROMISED).ret == 0
+    fake.ratios["a.block"]["full"] = 2.4
+    assert run(gate=text(keys), source=PROMISED).ret == 1
+
+
+@pytest.mark.parametrize(("least", "expected"), [(2.0, "2.50"), (2.8, "2.80")])
+def test_the_larger_of_threshold_and_promise_counts(run, fake, least, expected):
+    fake.ratios["a.block"]["full"] = 2.45
+    result = run(gate=text(least=least), source=PROMISED)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"FAILED: a.block.full: * at least {expected} are expected*"])
+
+
+def test_a_promise_holds_on_every_machine(run, fake):
+    fake.ratios["a.block"]["full"] = 2.4
+    elsewhere = text(machine=Machine("a processor", 4, "tensorflow 2.21"))
+    result = run(gate=elsewhere, source=PROMISED)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["NOT COMPARABLE*", "FAILED: a.block.full: 2.40 *"])
+
+
+def test_a_promise_does_not_matter_without_measurements(run, fake):
+    fake.ratios["a.block"]["full"] = 0.1
+    assert run("--benchmark-disable", source=PROMISED).ret == 0
+    assert fake.calls == []
+
+
+def test_thresholds_are_recorded_whatever_is_promised(run, fake, pytester):
+    fake.ratios["a.block"]["full"] = 0.1
+    options = (
+        "--cnnforge-gate=new.toml",
+        "--cnnforge-gate-write",
+        "--cnnforge-gate-record=out.json",
+    )
+    assert run(*options, source=PROMISED).ret == 0
+    assert "a.block.full" in json.loads(pytester.path.joinpath("out.json").read_text())
 
 
 @pytest.mark.parametrize(

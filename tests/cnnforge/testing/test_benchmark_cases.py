@@ -10,7 +10,7 @@ from cnnforge.testing import LayerCase, benchmark_cases
 CASES = [
     LayerCase(arguments={"rate": 0.5}, input_shape=(2, 3), name="small"),
     LayerCase(arguments={"rate": 0.25}, input_shape=(2, 3), name="large", speed_shape=(64, 100)),
-    LayerCase(arguments={"rate": 0.75}, input_shape=(2, 3), speed_shape=(8, 100)),
+    LayerCase(arguments={"rate": 0.75}, input_shape=(2, 3), speed_shape=(8, 100), min_ratio=1.25),
 ]
 
 
@@ -36,6 +36,18 @@ def test_cases_with_a_shape_for_the_speed():
     assert first.workload.shape == (64, 100)
     assert first.workload.config["rate"] == 0.25
     assert first.workload.reference is keras.layers.Dropout
+
+
+def test_a_promise_is_that_of_the_case():
+    assert [it.min_ratio for it in benchmark_cases(spec())] == [None, 1.25]
+    assert [it.arguments for it in benchmark_cases(spec())] == [{"rate": 0.25}, {"rate": 0.75}]
+
+
+@pytest.mark.parametrize("value", [0, -1.5, "fast", True, float("nan"), float("inf")])
+def test_a_promise_that_is_not_a_ratio(value):
+    with pytest.raises(ValueError, match="expected a number above 0") as error:
+        LayerCase(arguments={}, input_shape=(2, 3), name="small", min_ratio=value)
+    assert f"min_ratio of the case 'small' is {value!r}, " in str(error.value)
 
 
 def test_cases_of_the_caller():

@@ -177,4 +177,88 @@ def test_wrong_arguments(capsys, arguments, message):
 def test_a_layer_without_a_reference(write_plugin, capsys):
     path = write_plugin("acme_wrong", WRONG)
     assert main(["bench", "own", "--plugin", path]) == 2
-    assert "names no reference" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "names no reference" in err
+    assert "give --reference MODULE:CLASS" in err
+
+
+OWN = """
+    from cnnforge.testing import LayerCase
+
+    def case(name, size, speed_shape=None, **more):
+        arguments = {"pool_size": size}
+        shape = (2, 6, 6, 3)
+        return LayerCase(
+            name=name, arguments=arguments, input_shape=shape, speed_shape=speed_shape, **more
+        )
+
+    CASES = [
+        case("checked", 1),
+        case("wide", 3, (2, 7, 6, 1)),
+        case("narrow", 1, (3, 4, 4, 2), min_ratio=1e6),
+    ]
+
+    @hookimpl
+    def cnnforge_layers():
+        target = "keras.layers:AveragePooling2D"
+        return [LayerSpec(name="own", target=target, summary="", cases="acme_own:CASES")]
+"""
+OWN_REFERENCE = ("--reference", "keras.layers:AveragePooling2D")
+
+
+def test_the_cases_of_the_author_are_measured_and_printed(write_plugin, capsys):
+    path = write_plugin("acme_own", OWN)
+    assert main(["bench", "own", "--plugin", path, *OWN_REFERENCE, "--rounds", "10"]) == 0
+    out, err = capsys.readouterr()
+    rows = [line.replace("|", " ").split() for line in out.splitlines()]
+    for row in (
+        ["own.wide", "pool_size=3", "2x7x6x1", "speed_shape", "AveragePooling2D"],
+        ["own.narrow", "pool_size=1", "3x4x4x2", "speed_shape", "AveragePooling2D"],
+    ):
+        # The name of a case has its shape.
+        name, arguments, shape, *rest = row
+        assert any(found[:5] == [name, shape, arguments, shape, rest[0]] for found in rows), out
+    assert "own.checked" not in out
+    for which in ("forward", "full"):
+        assert f"note: own.narrow 3x4x4x2 {which}: " in err
+    assert "times as fast as the reference, and its min_ratio is 1e+06" in err
+    assert "rounds are too few" not in err
+    assert "-0.0" not in out
+
+
+def test_three_rounds_give_no_verdict(write_plugin, capsys, tmp_path):
+    path = write_plugin("acme_own", OWN)
+    arguments = ["bench", "own", "--plugin", path, *OWN_REFERENCE, "--rounds", "3"]
+    assert main([*arguments, "--json"]) == 0
+    out, _ = capsys.readouterr()
+    case = json.loads(out)["cases"][1]
+    assert case["arguments"] == {"pool_size": 1}
+    assert case["shape_from"] == "speed_shape"
+    assert case["min_ratio"] == 1e6
+    before = tmp_path / "before.json"
+    before.write_text(out)
+    assert main([*arguments, "--compare", str(before)]) == 0
+    out, err = capsys.readouterr()
+    assert "3 rounds are too few to tell which layer is faster: give --rounds 10 or more" in err
+    assert "no verdict with fewer than 10 rounds" in err
+    assert "its min_ratio is" not in err
+    assert "unknown" in out
+    assert "slower" not in out
+    assert "faster" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reference", "keras.layers:Dense"], "--reference needs the name of a layer"),
+        (["own", "--reference", "Dense"], "--reference: "),
+        (["own", "--reference", "nowhere:Dense"], "nowhere:Dense"),
+    ],
+)
+def test_a_reference_that_is_wrong(write_plugin, capsys, arguments, message):
+    path = write_plugin("acme_own", OWN)
+    assert main(["bench", *arguments, "--plugin", path]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err

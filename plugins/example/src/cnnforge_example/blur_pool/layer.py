@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from cnnforge_example.blur_pool.op import blur_pool2d, output_shape
+from cnnforge_example.blur_pool.op import blur_pool2d
 
 
 @keras.saving.register_keras_serializable(package="cnnforge_example")
@@ -59,14 +59,9 @@ class BlurPool2D(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the outputs."""
         same = self.padding == "same"
-        sizes = [
-            # A size that is not known yet.
-            None
-            if length is None
-            else output_shape((1, length, length, 1), self.pool_size, self.strides, same)[1]
-            for length in input_shape[1:3]
-        ]
-        return (input_shape[0], *sizes, input_shape[3])
+        return blur_pool2d.output_shape(
+            input_shape, size=self.pool_size, stride=self.strides, same=same
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

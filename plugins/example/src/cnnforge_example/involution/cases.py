@@ -36,20 +36,37 @@ def oracle(
 
 
 class PlainInvolution2D(Involution2D):
-    """Computes `Involution2D` with the ops `conv` and `extract_patches` of Keras."""
+    """Computes `Involution2D` with ops of Keras.
+
+    `extract_patches`, which copies all windows at once, takes several times as long.
+    """
 
     def call(self, inputs: Any) -> Any:
-        """Copy the window of each pixel, multiply it by its weights, and sum."""
+        """Move the images by each step of a window, multiply them by its weights, and sum."""
         size, groups, half = self.kernel_size, self.groups, self.kernel_size // 2
         hidden = ops.relu(ops.conv(inputs, self.reduce) + self.reduce_bias)
         weights = ops.conv(hidden, self.span) + self.span_bias
-        if self.padding == "valid" and half:
+        if self.padding == "same":
+            inputs = ops.pad(inputs, ((0, 0), (half, half), (half, half), (0, 0)))
+        elif half:
             weights = weights[:, half:-half, half:-half]
-        patches = ops.image.extract_patches(inputs, (size, size), (1, 1), padding=self.padding)
-        maps = tuple(patches.shape[1:3])
-        patches = ops.reshape(patches, (-1, *maps, size * size, groups, inputs.shape[3] // groups))
-        weights = ops.reshape(weights, (-1, *maps, size * size, groups, 1))
-        return ops.reshape(ops.sum(patches * weights, 3), (-1, *maps, inputs.shape[3]))
+        rows, columns = weights.shape[1:3]
+        total = 0
+        for tap in range(size * size):
+            i, j = divmod(tap, size)
+            weight = weights[..., tap * groups : (tap + 1) * groups]
+            total += _scaled(inputs[:, i : i + rows, j : j + columns], weight)
+        return total
+
+
+def _scaled(images: Any, weight: Any) -> Any:
+    """Multiply each group of channels of a pixel by one weight; (N, H, W, C) and (N, H, W, G)."""
+    _, rows, columns, channels = images.shape
+    groups = weight.shape[3]
+    if groups == 1:
+        return images * weight
+    parts = ops.reshape(images, (-1, rows, columns, groups, channels // groups))
+    return ops.reshape(parts * weight[..., None], (-1, rows, columns, channels))
 
 
 CASES = [
@@ -60,6 +77,7 @@ CASES = [
         oracle=oracle,
         bad_arguments={"kernel_size": 4, "groups": 0, "padding": "full"},
         speed_shape=(8, 28, 28, 64),
+        min_ratio=1.3,
     ),
     LayerCase(
         name="groups",
@@ -67,6 +85,7 @@ CASES = [
         input_shape=(1, 9, 8, 64),
         oracle=oracle,
         speed_shape=(8, 14, 14, 128),
+        min_ratio=1.3,
     ),
     LayerCase(
         name="valid",
@@ -74,5 +93,6 @@ CASES = [
         input_shape=(2, 6, 5, 34),
         oracle=oracle,
         speed_shape=(8, 28, 28, 64),
+        min_ratio=1.3,
     ),
 ]

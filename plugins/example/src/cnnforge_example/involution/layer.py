@@ -61,14 +61,19 @@ class Involution2D(keras.layers.Layer):
         channels, groups = input_shape[-1], self.groups
         if channels % groups:
             raise ValueError(f"groups must divide the {channels} channels, got {groups}")
-        filters = max(1, channels // self.ratio)
-        cells = self.kernel_size**2 * groups
-        self.reduce = self.add_weight(name="reduce", shape=(1, 1, channels, filters))
+        reduce, reduce_bias, span, span_bias = self._weight_shapes(channels)
+        self.reduce = self.add_weight(name="reduce", shape=reduce)
         self.reduce_bias = self.add_weight(
-            name="reduce_bias", shape=(filters,), initializer="zeros"
+            name="reduce_bias", shape=reduce_bias, initializer="zeros"
         )
-        self.span = self.add_weight(name="span", shape=(1, 1, filters, cells))
-        self.span_bias = self.add_weight(name="span_bias", shape=(cells,), initializer="zeros")
+        self.span = self.add_weight(name="span", shape=span)
+        self.span_bias = self.add_weight(name="span_bias", shape=span_bias, initializer="zeros")
+
+    def _weight_shapes(self, channels: int) -> list[tuple[int, ...]]:
+        """Return the shapes of the weights and the biases of the two 1x1 convolutions."""
+        filters = max(1, channels // self.ratio)
+        cells = self.kernel_size**2 * self.groups
+        return [(1, 1, channels, filters), (filters,), (1, 1, filters, cells), (cells,)]
 
     def call(self, inputs: Any) -> Any:
         """Cast the inputs and weights to float32, and compute the outputs with the op."""
@@ -79,10 +84,14 @@ class Involution2D(keras.layers.Layer):
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return the shape of the outputs."""
-        less = 0 if self.padding == "same" else self.kernel_size - 1
-        sizes = [None if size is None else size - less for size in input_shape[1:3]]
-        return (input_shape[0], *sizes, input_shape[3])
+        """Return the shape of the outputs, the first of those that the op has a rule for."""
+        outputs, *_ = involution2d.output_shape(
+            input_shape,
+            *self._weight_shapes(input_shape[-1]),
+            size=self.kernel_size,
+            same=self.padding == "same",
+        )
+        return outputs
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

@@ -46,6 +46,7 @@ CASES = [
         oracle=oracle,
         bad_arguments={"ratio": 0},
         speed_shape=(16, 28, 28, 128),
+        min_ratio=1.3,
     ),
     LayerCase(
         name="large-maps",
@@ -53,6 +54,7 @@ CASES = [
         input_shape=(3, 9, 4, 8),
         oracle=oracle,
         speed_shape=(16, 56, 56, 64),
+        min_ratio=1.3,
     ),
     LayerCase(
         name="one-pixel",
