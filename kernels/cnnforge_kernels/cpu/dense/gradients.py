@@ -255,7 +255,7 @@ def _GRAD_WEIGHTS_KERNEL(number: int) -> Any:
 
 @kernel_family(1)
 def _LAUNCH_WEIGHTS(_: int) -> Any:
-    """Pack the gradient of the outputs, sum it, and run the tasks of the gradient of the weights."""
+    """Pack the gradient of the outputs, and run the tasks of the gradient of the weights."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_dense_weights(block: Any, _begin: int, _end: int) -> None:
