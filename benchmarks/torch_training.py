@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
+
+# An optimizer of PyTorch imports Triton, which compiles for GPUs. Its LLVM ends the process if that
+# of TensorFlow or Numba is loaded already. With None, the import fails, and PyTorch goes on.
+sys.modules.setdefault("triton", None)  # pyright: ignore[reportArgumentType]
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
