@@ -1,10 +1,11 @@
 """Time an epoch of training and a prediction with cnnforge, Keras and PyTorch.
 
-Run ``python benchmarks/bench_training.py [lenet] [resnet20]``. All implementations train the same
-network on the same images, alternately and in one process. Then all of them classify these images.
-Compare the ratios of the times, because the times themselves vary between runs. `lenet` learns the
-digits of the data set `mnist5k`. `resnet20` gets random 32x32 colour images, because only the time
-matters. If PyTorch is installed, a plain training loop is timed in both of its memory layouts.
+Run ``python benchmarks/bench_training.py [lenet] [resnet20] [resnet50] [mobilenetv2]``. All
+implementations train the same network on the same images, alternately and in one process. Then all
+of them classify these images. Compare the ratios of the times, because the times themselves vary
+between runs. `lenet` learns the digits of the data set `mnist5k`. The others get random colour
+images, because only the time matters: `resnet20` of 32x32 pixels, `resnet50` and `mobilenetv2` of
+224x224. If PyTorch is installed, a plain training loop is timed in both of its memory layouts.
 """
 
 from __future__ import annotations
@@ -36,32 +37,40 @@ OURS: dict[str, Kernels] = {
     "our loop and kernels": "numba",
     "our loop, auto": "auto",
 }
-BATCH_SIZES = {"lenet": [64, 250], "resnet20": [64]}
-RANDOM_IMAGES = 512
-RANDOM_SHAPE = (32, 32, 3)
+BATCH_SIZES = {"lenet": [64, 250], "resnet20": [64], "resnet50": [16], "mobilenetv2": [16]}
+# The number and the shape of random images.
+RANDOM = {
+    "resnet20": (512, (32, 32, 3)),
+    "resnet50": (16, (224, 224, 3)),
+    "mobilenetv2": (16, (224, 224, 3)),
+}
+APPLICATIONS = {"resnet50": "ResNet50", "mobilenetv2": "MobileNetV2"}
 CLASSES = 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time one epoch of training.")
-    parser.add_argument("models", nargs="*", default=["lenet"], metavar="lenet|resnet20")
+    parser.add_argument("models", nargs="*", default=["lenet"], metavar="|".join(BATCH_SIZES))
     parser.add_argument("--batch-size", type=int, nargs="+", help="default: 64 (lenet: and 250)")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--images", type=int, default=RANDOM_IMAGES, help="of resnet20")
+    parser.add_argument("--images", type=int, help="number of random images")
     options = parser.parse_args()
     plugins = discover()
     for name in options.models:
         if name not in BATCH_SIZES:
             parser.error(f"there is no benchmark of {name!r}; there are: {', '.join(BATCH_SIZES)}")
     for name in options.models:
-        dataset = digits(plugins) if name == "lenet" else random_images(options.images)
+        dataset = digits(plugins) if name == "lenet" else random_images(name, options.images)
         for batch_size in options.batch_size or BATCH_SIZES[name]:
             measure(name, dataset, batch_size, options.rounds, plugins)
 
 
 def measure(name: str, dataset: Dataset, batch_size: int, rounds: int, plugins: Plugins) -> None:
     def build() -> keras.Model:
-        return plugins.models[name].load()(dataset.image_shape, len(dataset.classes))
+        spec, given = plugins.models[name if name not in APPLICATIONS else "keras"], {}
+        if name in APPLICATIONS:
+            given = {"argument": APPLICATIONS[name]}
+        return spec.load()(dataset.image_shape, len(dataset.classes), **given)
 
     images = dataset.train.fetch(np.arange(len(dataset.train)))
     labels = np.asarray(dataset.train.labels)
@@ -120,10 +129,11 @@ def digits(plugins: Plugins) -> Dataset:
     return plugins.datasets["mnist5k"].load()(None, DataOptions())
 
 
-def random_images(count: int) -> Dataset:
-    random = np.random.default_rng(0)
+def random_images(name: str, given: int | None) -> Dataset:
+    random, (count, shape) = np.random.default_rng(0), RANDOM[name]
+    count = given or count
     samples = ArraySamples(
-        random.integers(0, 256, (count, *RANDOM_SHAPE), np.uint8),
+        random.integers(0, 256, (count, *shape), np.uint8),
         random.integers(0, CLASSES, count),
         [f"random {number}" for number in range(count)],
     )

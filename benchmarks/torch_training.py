@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
+
+# An optimizer of PyTorch imports Triton, which compiles for GPUs. Its LLVM ends the process if that
+# of TensorFlow or Numba is loaded already. With None, the import fails, and PyTorch goes on.
+sys.modules.setdefault("triton", None)  # pyright: ignore[reportArgumentType]
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -67,7 +73,96 @@ class ResNet20(nn.Module):
         return self.head(outputs.mean((2, 3)))
 
 
-MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet, "resnet20": ResNet20}
+def convolution(
+    before: int, filters: int, window: int, stride: int = 1, groups: int = 1, bias: bool = False
+) -> list[nn.Module]:
+    """Return a convolution that keeps the size, divided by the stride, and a normalization."""
+    convolve = nn.Conv2d(before, filters, window, stride, window // 2, groups=groups, bias=bias)
+    return [convolve, nn.BatchNorm2d(filters)]
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, before: int, filters: int, stride: int, project: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *convolution(before, filters, 1, stride, bias=True),
+            nn.ReLU(inplace=True),
+            *convolution(filters, filters, 3, bias=True),
+            nn.ReLU(inplace=True),
+            *convolution(filters, 4 * filters, 1, bias=True),
+        )
+        shortcut = convolution(before, 4 * filters, 1, stride, bias=True) if project else []
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return functional.relu(self.body(images) + self.shortcut(images))
+
+
+class ResNet50(nn.Module):
+    """The network of ``keras.applications``: biases, and the stride in the first convolution."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        layers = [*convolution(shape[2], 64, 7, 2, bias=True), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        before = 64
+        for filters, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+            for number in range(count):
+                first = number == 0
+                layers.append(Bottleneck(before, filters, stride if first else 1, first))
+                before = 4 * filters
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(before, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(images).mean((2, 3)))
+
+
+class Inverted(nn.Module):
+    def __init__(self, before: int, filters: int, stride: int, factor: int) -> None:
+        super().__init__()
+        wide = before * factor
+        expand = [*convolution(before, wide, 1), nn.ReLU6(inplace=True)] if factor > 1 else []
+        self.body = nn.Sequential(
+            *expand,
+            *convolution(wide, wide, 3, stride, wide),
+            nn.ReLU6(inplace=True),
+            *convolution(wide, filters, 1),
+        )
+        self.added = stride == 1 and before == filters
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs = self.body(images)
+        return outputs + images if self.added else outputs
+
+
+class MobileNetV2(nn.Module):
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        layers = [*convolution(shape[2], 32, 3, 2), nn.ReLU6(inplace=True)]
+        before = 32
+        blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2))
+        for factor, filters, count, stride in (
+            *blocks,
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ):
+            for number in range(count):
+                layers.append(Inverted(before, filters, stride if number == 0 else 1, factor))
+                before = filters
+        self.layers = nn.Sequential(*layers, *convolution(before, 1280, 1), nn.ReLU6(inplace=True))
+        self.head = nn.Linear(1280, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(images).mean((2, 3)))
+
+
+MODELS: dict[str, type[nn.Module]] = {
+    "lenet": LeNet,
+    "resnet20": ResNet20,
+    "resnet50": ResNet50,
+    "mobilenetv2": MobileNetV2,
+}
 
 
 def loops(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -75,7 +76,17 @@ class Model:
         run: The run directory.
     """
 
-    def __init__(self, predictor: Predictor, run: Path) -> None:
+    def __init__(
+        self, predictor: Predictor, run: Path, reopen: Callable[[], Model] | None = None
+    ) -> None:
+        """Take an opened model.
+
+        Args:
+            predictor: The model of the run.
+            run: The run directory.
+            reopen: Function that opens the run again; a copy of the model is made by it.
+        """
+        self._reopen = reopen or partial(load, run)
         self._predictor = predictor
         self.image_shape = predictor.image_shape
         self.classes: tuple[str, ...] | None = getattr(predictor.task, "classes", None)
@@ -147,6 +158,10 @@ class Model:
         )
         return map_structure(lambda array: array[0], joined) if given.single else joined
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the run again instead of copying the memory of the kernels."""
+        return self._reopen, ()
+
     def __repr__(self) -> str:
         return f"<Model of {self.run}: images {'x'.join(map(str, self.image_shape))}>"
 
@@ -168,7 +183,8 @@ def load(
     loaded = discover(plugin_names(options.plugin, plugins))
     others = requirements.check(directory, loaded.records, model_only=True)
     predictor = open_predictor(directory, loaded, kernels=kernels, changed=changes_of(others))
-    return Model(predictor, directory.path)
+    reopen = partial(load, directory.path.resolve(), kernels=kernels, plugins=tuple(plugins))
+    return Model(predictor, directory.path, reopen)
 
 
 def _joined(parts: list[Any]) -> Any:

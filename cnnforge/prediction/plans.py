@@ -34,6 +34,7 @@ from cnnforge.runs import RunDirectory, requirements
 from cnnforge.tasks import Task
 from cnnforge.utils.available_memory import is_out_of_memory
 from cnnforge.utils.compiling import compiling_announced
+from cnnforge.utils.source_digest import package_digest
 from cnnforge.utils.structures import flatten
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ FORMAT = 1
 MAX_PLAN_DRIFT = 1e-4
 """Max allowed difference between an output of a plan and that of Keras, see
 `ReferencePredictions.drift`. Both compute the same sums in another order."""
+# It is between the version of a plugin and the digest of its sources.
+_DIGEST = " sha256:"
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,8 @@ class PlanRecord:
     Attributes:
         model: sha256 of the `model.keras` that the plan was made from.
         versions: Version of each engine that was tried, by its qualified name, and of each plugin
-            whose layers are in the model, by its name; "" if it has none.
+            whose layers are in the model, by its name; "" if it has none. A plugin that is a file,
+            or is installed in editable mode, also has the digest of its sources.
         engine: Qualified name of the engine that wrote the plan; "" if none could express the
             model.
         plan: sha256 of `plan.npz`; "" without a plan.
@@ -156,7 +160,7 @@ def make_plan(
         "versions": _versions(run, plugins),
         "outputs": _outputs(task),
     }
-    reasons = []
+    reasons, faults = [], 0
     for spec in plugins.engines.values():
         try:
             with tempfile.TemporaryDirectory(prefix="cnnforge-") as folder:
@@ -173,11 +177,19 @@ def make_plan(
                 # The cause is this machine, and not the model.
                 _log.warning("the plan of the run is not made: %s", one_line(error))
                 return FoundPlan()
-            reasons.append(
-                message_of(error)
-                if isinstance(error, ValueError | CnnforgeError)
-                else one_line(error)
+            if isinstance(error, ValueError | CnnforgeError):
+                reasons.append(message_of(error))
+                continue
+            # The cause is a fault of the engine, and not the model. So the next prediction tries
+            # again.
+            faults += 1
+            _log.warning(
+                "the inference engine %s has failed, and Keras predicts: %s",
+                spec.qualified_name,
+                one_line(error),
             )
+    if faults:
+        return FoundPlan()
     record = PlanRecord(**facts, refused="; ".join(reasons))
     _log.info("Keras predicts with the model of this run, without a plan: %s", record.refused)
     _keep(run, record, None)
@@ -287,7 +299,10 @@ def _check_fits(record: PlanRecord, run: RunDirectory, task: Task, plugins: Plug
     for name in sorted(names | {record.engine} - {""}):
         if record.versions.get(name) != here.get(name):
             kind = "inference engine" if "/" in name else "plugin"
-            raise ValueError(f"the {kind} {name} has another version")
+            before, _, _ = record.versions.get(name, "").partition(_DIGEST)
+            now, _, _ = here.get(name, "").partition(_DIGEST)
+            what = "has another version" if before != now else "has other sources"
+            raise ValueError(f"the {kind} {name} {what}")
     outputs = _outputs(task)
     if record.outputs != outputs:
         raise ValueError(f"the task of the run has {outputs} outputs, and not {record.outputs}")
@@ -301,11 +316,20 @@ def _outputs(task: Task) -> int | None:
 
 
 def _versions(run: RunDirectory, plugins: Plugins) -> dict[str, str]:
-    """Return the versions of the engines, and of the plugins whose layers are in the model."""
+    """Return the versions of the engines, and of the plugins whose layers are in the model.
+
+    The version of such a plugin has a digest of its sources if they may change without it.
+    """
     known = {record.name: record.version or "" for record in plugins.records}
     engines = {each.qualified_name: known.get(each.plugin, "") for each in plugins.engines.values()}
-    layers = [each.plugin for each in requirements.read(run) if each.layers and each.plugin]
-    return engines | {name: known.get(name, "") for name in layers}
+    used = {each.plugin for each in requirements.read(run) if each.layers and each.plugin}
+    sources = {record.name: record.source for record in plugins.records if record.name in used}
+    digests = {name: package_digest(source) for name, source in sources.items()}
+    layers = {
+        name: known.get(name, "") + (_DIGEST + digest if (digest := digests.get(name)) else "")
+        for name in used
+    }
+    return engines | layers
 
 
 def _checked_drift(spec: EngineSpec, plan: OpenedModel, reference: ReferencePredictions) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -28,6 +29,37 @@ def sources_digest(kind: type) -> str:
         these files belong to installed packages.
     """
     files = sorted(set(_sources(sys.modules.get(kind.__module__), set())))
+    if not files:
+        return ""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def package_digest(source: str) -> str:
+    """Compute a digest of the source files of a package; it is not imported.
+
+    Args:
+        source: A module, or the path of a file. The files are all Python files of the package that
+            contains the module, or the file alone.
+
+    Returns:
+        A digest of the files. It is "" if the package is installed, because its version number
+        identifies its sources then, and if it is not found.
+    """
+    if source.endswith(".py"):
+        files = [Path(source)]
+    else:
+        try:
+            found = importlib.util.find_spec(source.partition(".")[0])
+        except (ImportError, ValueError):
+            found = None
+        folders = (found and found.submodule_search_locations) or []
+        files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+        if found and found.origin and not files:
+            files = [Path(found.origin)]
+    files = [file for file in files if file.is_file() and not _installed(file)]
     if not files:
         return ""
     digest = hashlib.sha256()

@@ -54,6 +54,11 @@ from cnnforge_kernels.cpu.conv.conv_block import (
     conv_block_grad_inputs,
     conv_block_grad_weights,
 )
+from cnnforge_kernels.cpu.dense.forward import dense_forward
+from cnnforge_kernels.cpu.dense.gradients import (
+    dense_grad_inputs,
+    dense_grad_weights,
+)
 from cnnforge_kernels.cpu.depthwise.depthwise import (
     depthwise_conv2d_forward,
     depthwise_conv2d_grad_inputs,
@@ -190,6 +195,9 @@ __all__ = [
     "conv_block_forward",
     "conv_block_grad_inputs",
     "conv_block_grad_weights",
+    "dense_forward",
+    "dense_grad_inputs",
+    "dense_grad_weights",
     "depthwise_conv2d_forward",
     "depthwise_conv2d_grad_inputs",
     "depthwise_conv2d_grad_weights",

@@ -97,6 +97,16 @@ def cnnforge_layers() -> list[LayerSpec]:
             work="cnnforge_plugins.layer_cases.global_average_pooling2d:work",
         ),
         LayerSpec(
+            name="dense",
+            target="cnnforge_plugins.layers.dense:Dense",
+            summary="dense layer on Numba kernels",
+            reference="keras.layers:Dense",
+            cases="cnnforge_plugins.layer_cases.dense:CASES",
+            benchmarks="cnnforge_plugins.layer_cases.dense:BENCHMARKS",
+            work="cnnforge_plugins.layer_cases.dense:work",
+            torch="cnnforge_plugins.layer_cases.dense:torch_peer",
+        ),
+        LayerSpec(
             name="dropout",
             target="cnnforge_plugins.layers.dropout:Dropout",
             summary="dropout in one Numba kernel, with the masks that Keras draws",

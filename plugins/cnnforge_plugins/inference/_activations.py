@@ -19,6 +19,7 @@ _NAMES: dict[str, Activation] = {
     "softmax": {"name": "softmax"},
     "tanh": {"name": "tanh"},
     "elu": {"name": "elu", "alpha": 1.0},
+    "selu": {"name": "selu"},
     "silu": {"name": "swish"},
     "swish": {"name": "swish"},
     "softplus": {"name": "softplus"},

@@ -88,6 +88,7 @@ OPERATIONS: dict[str, Handler] = {
     "ReLU": _activated(lambda it: relu(it.max_value, it.negative_slope, it.threshold)),
     "LeakyRelu": _activated(lambda it: relu(None, it.negative_slope, 0)),
     "Sigmoid": _named("sigmoid"),
+    "Selu": _named("selu"),
     "Silu": _named("swish"),
     "Tanh": _named("tanh"),
     "Softplus": _named("softplus"),

@@ -272,7 +272,7 @@ def forged(installed):
             layers.Conv2D(3, 3, padding="same", name="second"),
             layers.Conv2D(3, 3, padding="same", name="third"),
             layers.Flatten(),
-            layers.Dense(2, activation="softmax"),
+            layers.Dense(2, activation="softmax", name="head"),
         ]
     )
     return forge(model, "numba", layers=installed)
@@ -280,11 +280,13 @@ def forged(installed):
 
 def test_cases_of_a_model(forged, installed):
     cases = benchmarking.model_cases(forged, installed, 5)
-    assert [case.layers for case in cases] == [("nothing",), ("first",), ("second", "third")]
+    names = [("nothing",), ("first",), ("second", "third"), ("head",)]
+    assert [case.layers for case in cases] == names
     # Nothing before the first convolution learns.
-    assert [case.workload.grad_inputs for case in cases] == [False, False, True]
-    assert [case.workload.shape for case in cases] == [(5, 8, 8, 2)] * 2 + [(5, 8, 8, 3)]
-    assert len(model_workloads(forged, installed, 5)) == 4
+    assert [case.workload.grad_inputs for case in cases] == [False, False, True, True]
+    shapes = [(5, 8, 8, 2), (5, 8, 8, 2), (5, 8, 8, 3), (5, 192)]
+    assert [case.workload.shape for case in cases] == shapes
+    assert len(model_workloads(forged, installed, 5)) == 5
 
 
 def test_both_implementations_compute_the_same_things(installed):

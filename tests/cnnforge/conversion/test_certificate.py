@@ -42,7 +42,9 @@ def test_lenet_passes(installed):
         ("dropout1", "Dropout", "builtin/dropout", (2, 14, 14, 8), "float32"),
         ("conv2", "StockBlock2D", "builtin/conv_block2d", (2, 14, 14, 8), "float32"),
         ("dropout2", "Dropout", "builtin/dropout", (2, 7, 7, 16), "float32"),
+        ("dense", "Dense", "builtin/dense", (2, 784), "float32"),
         ("dropout3", "Dropout", "builtin/dropout", (2, 256), "float32"),
+        ("probabilities", "Dense", "builtin/dense", (2, 256), "float32"),
     ]
     terms = {it.tensor: it.terms for it in checks[2].results}
     # Of each window of the pool one value has a gradient. Rounded weights may be zero, and count

@@ -67,6 +67,7 @@ def test_auto_fuses_what_is_faster(ratios, installed):
         ("conv2", "Conv2D", "numba", "builtin/conv_block2d", 2.0),
         ("pool2", "MaxPooling2D", "numba", PREVIOUS, 2.0),
         ("mean", "GlobalAveragePooling2D", "numba", "builtin/global_average_pooling2d", 2.0),
+        ("dense", "Dense", "numba", "builtin/dense", 2.0),
     ]
     assert {it.reason for it in decided} == {"measured"}
     # At the shapes of the model; nothing that is trained lies before the first layer.
@@ -74,6 +75,7 @@ def test_auto_fuses_what_is_faster(ratios, installed):
         (7, 12, 12, 2): False,
         (7, 5, 5, 4): True,
         (7, 1, 1, 4): True,
+        (7, 4): True,
     }
 
 
@@ -99,7 +101,7 @@ def test_the_forged_model_is_what_was_decided(ratios, installed):
     found = implementations(forged, layers=installed)
     assert [it[:4] for it in rows(found)] == [it[:4] for it in rows(decided)]
     ours = [type(it).__module__.startswith("cnnforge_plugins.") for it in forged.layers]
-    assert ours == [False, True, False, True, True, False, False]
+    assert ours == [False, True, False, True, True, False, True]
     # `forge` asks for itself where it is told nothing.
     again = implementations(forge(model, layers=installed), layers=installed)
     assert again == found
@@ -114,7 +116,8 @@ def test_the_forged_model_is_what_was_decided(ratios, installed):
 
 
 def test_nothing_that_is_slower_is_taken(ratios, installed):
-    for name in ("conv_block2d", "conv2d", "max_pooling2d", "global_average_pooling2d"):
+    names = ("conv_block2d", "conv2d", "max_pooling2d", "global_average_pooling2d", "dense")
+    for name in names:
         ratios |= {(name, channels): 0.5 for channels in (2, 4)}
     model = functional()
     assert {it.implementation for it in decide(model, layers=installed)} == {"keras"}
@@ -126,7 +129,7 @@ def test_what_is_asked_for_is_not_measured(ratios, installed, kernels):
     decided = decide(functional(), kernels, layers=installed)
     assert {it.implementation for it in decided} == {kernels}
     assert {it.reason for it in decided} == {f"--kernels {kernels}"}
-    assert len(decided) == 5
+    assert len(decided) == 6
     assert ratios["asked"] == []
 
 
@@ -186,7 +189,7 @@ def test_auto_falls_back_and_says_so():
 def test_a_model_inside_of_a_model(ratios, installed):
     inner = functional()
     inputs = keras.Input(SHAPE)
-    model = keras.Model(inputs, layers.Dense(2)(inner(inputs)))
+    model = keras.Model(inputs, layers.Dense(2, name="outer")(inner(inputs)))
     ratios["conv_block2d", 2] = 0.5
     decided = decide(model, layers=installed)
     assert {it.layer: it.provider.rpartition("/")[2] for it in decided} == {
@@ -195,6 +198,8 @@ def test_a_model_inside_of_a_model(ratios, installed):
         "conv2": "conv_block2d",
         "pool2": PREVIOUS,
         "mean": "global_average_pooling2d",
+        "dense": "dense",
+        "outer": "dense",
     }
     forged = forge(model, decided, layers=installed)
     assert [it.provider for it in implementations(forged, layers=installed)] == [

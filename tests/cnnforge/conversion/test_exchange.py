@@ -13,6 +13,7 @@ from cnnforge.testing import assert_close
 from cnnforge.utils.keras_graph import all_layers
 from cnnforge_plugins.layers.batch_normalization import BatchNormalization
 from cnnforge_plugins.layers.conv2d import Conv2D
+from cnnforge_plugins.layers.dense import Dense
 from cnnforge_plugins.layers.dropout import Dropout
 from cnnforge_plugins.layers.pooling import AveragePooling2D, MaxPooling2D
 
@@ -24,6 +25,7 @@ OURS = {
     layers.AveragePooling2D: AveragePooling2D,
     layers.Dropout: Dropout,
     layers.BatchNormalization: BatchNormalization,
+    layers.Dense: Dense,
 }
 
 
@@ -216,10 +218,10 @@ def test_kernels_keras_is_the_model_itself():
 
 
 def test_kernels_numba_needs_a_layer_with_a_kernel():
-    dense = keras.Sequential([keras.Input((3,)), layers.Dense(2)], name="flat")
+    flat = keras.Sequential([keras.Input((3,)), layers.Flatten()], name="flat")
     with pytest.raises(UsageError, match=r"no layer of the model 'flat' has a kernel.*Conv2D"):
-        forge(dense, "numba")
-    assert kinds(forge(dense)) == kinds(dense)
+        forge(flat, "numba")
+    assert kinds(forge(flat)) == kinds(flat)
     forged = forge(sequential(), "numba")
     assert Conv2D in kinds(forged)
     # What is forged already has its kernels.
@@ -346,6 +348,7 @@ def test_implementations():
         ("largest", "MaxPooling2D", "keras", ""),
         ("dropout", "Dropout", "keras", ""),
         ("mean", "AveragePooling2D", "keras", ""),
+        ("dense", "Dense", "keras", ""),
     ]
     table = [(it.kind, it.implementation, it.provider) for it in implementations(forge_all(model))]
     assert table == [
@@ -354,6 +357,7 @@ def test_implementations():
         ("MaxPooling2D", "numba", "builtin/max_pooling2d"),
         ("Dropout", "numba", "builtin/dropout"),
         ("AveragePooling2D", "numba", "builtin/average_pooling2d"),
+        ("Dense", "numba", "builtin/dense"),
     ]
 
 

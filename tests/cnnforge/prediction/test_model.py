@@ -1,6 +1,7 @@
 """Using a trained model in a Python program: cnnforge.load."""
 
 import json
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -195,6 +196,20 @@ def test_threads_may_share_a_model(model: Model) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: model.predict(list(BATCH)).outputs, range(20)):
             np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_copy_of_a_model_opens_the_run_again(
+    model: Model, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.path.parent)
+    relative = cnnforge.load(run.path.name)
+    for one in (model, relative):
+        stored = pickle.dumps(one)
+        assert len(stored) < 1000
+        monkeypatch.chdir("/")
+        copy = pickle.loads(stored)
+        assert copy.run.samefile(run.path)
+        np.testing.assert_array_equal(copy.outputs(BATCH), model.outputs(BATCH))
 
 
 def test_wrong_runs_are_one_message(tmp_path: Path, run: RunDirectory) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -186,6 +187,34 @@ def test_another_version_of_a_plugin_with_a_layer_makes_the_plan_again(
     assert engine.builds == 2
 
 
+@pytest.mark.parametrize("is_package", [False, True], ids=["file", "package"])
+def test_other_sources_of_a_plugin_with_a_layer_make_the_plan_again(
+    run: RunDirectory,
+    engines: Plugins,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_package: bool,
+) -> None:
+    folder = tmp_path / "own_power"
+    folder.mkdir()
+    for name in ("__init__.py", "layer.py"):
+        (folder / name).write_text("power = 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "own_power.plugin" if is_package else str(folder / "layer.py")
+    used = requirements.Requirement(plugin="other", source=source, layers=("Power",))
+    requirements.write(run, [used])
+    engines.records.append(PluginRecord("other", source, None, "1" if is_package else None))
+    open_predictor(run, engines)
+    opened(run, engines)
+    said(caplog)
+    (folder / "layer.py").write_text("power = 3\n")
+    open_predictor(run, engines)
+    opened(run, engines)
+    assert said(caplog) == ["the plan of the run is made again: the plugin other has other sources"]
+    assert "own_power" not in sys.modules
+
+
 def test_a_layer_that_a_plan_cannot_express_is_said_once(
     run: RunDirectory, engines: Plugins, engine: ToyEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,13 +261,21 @@ def test_a_cause_in_the_machine_is_not_kept(
     assert not (run.path / "plan.json").exists()
 
 
-def test_a_bug_of_an_engine_costs_nothing(
+def test_a_bug_of_an_engine_costs_nothing_and_is_not_kept(
     run: RunDirectory, engines: Plugins, engine: ToyEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.error = ZeroDivisionError("division by zero")
-    assert open_predictor(run, engines).predict_images(IMAGES).shape == (7, 2)
-    (line,) = said(caplog)
-    assert "without a plan: ZeroDivisionError: division by zero" in line
+    for _ in range(2):
+        assert open_predictor(run, engines).predict_images(IMAGES).shape == (7, 2)
+        (line,) = said(caplog)
+        assert line.startswith(
+            "the inference engine acme/toy has failed, and Keras predicts: ZeroDivisionError: "
+            "division by zero ("
+        )
+    assert not (run.path / "plan.json").exists()
+    engine.error = None
+    open_predictor(run, engines)
+    opened(run, engines)
 
 
 def test_a_run_that_cannot_be_written_to_predicts(

@@ -127,6 +127,7 @@ LAYERS = {
         name: layers.Activation(name)
         for name in (
             "linear", "relu", "relu6", "leaky_relu", "sigmoid", "softmax", "tanh", "elu", "silu",
+            "selu",
             "swish", "softplus", "softsign", "exponential", "hard_sigmoid", "hard_silu", "gelu",
             "mish",
         )
@@ -149,6 +150,7 @@ LAYERS = {
     "division": lambda x: x / 8,
     "ops": lambda x: keras.ops.sigmoid(keras.ops.relu(x) + keras.ops.tanh(x)),
     "ops with options": lambda x: keras.ops.leaky_relu(keras.ops.elu(x, 0.5), 0.1),
+    "selu of ops": lambda x: keras.ops.selu(x),
     "flip": lambda x: keras.ops.flip(x, -1),
     "reshape of ops": lambda x: keras.ops.reshape(x, (-1, 24, 8)),
     "concatenate of ops": lambda x: keras.ops.concatenate([x, keras.ops.silu(x)], -1),
@@ -208,6 +210,22 @@ def test_structures_of_outputs():
     classes = layers.Dense(3, name="classes")(layers.GlobalAveragePooling2D()(maps))
     for outputs in (maps, [maps], [maps, classes], {"a": maps, "b": classes}, [maps, maps]):
         check(keras.Model(inputs, outputs))
+
+
+def test_a_detector():
+    """Features of two resolutions are joined, and each has two outputs."""
+    inputs = keras.Input((16, 16, 3))
+    padded = layers.ZeroPadding2D(((0, 1), (0, 1)))(layers.Rescaling(1 / 255, -0.5)(inputs))
+    fine = layers.Conv2D(6, 3, strides=2, activation="relu")(padded)
+    coarse = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(fine)
+    up = layers.UpSampling2D(2, interpolation="nearest")(layers.Conv2D(6, 1)(coarse))
+    joined = layers.Concatenate()([layers.Add()([up, fine]), fine])
+    outputs = {}
+    for name, maps in {"fine": joined, "coarse": coarse}.items():
+        boxes = layers.Conv2D(4, 3, padding="same")(maps)
+        scores = layers.Conv2D(5, 1, activation="sigmoid")(maps)
+        outputs[name] = [layers.Reshape((-1, 4))(boxes), layers.Reshape((-1, 5))(scores)]
+    check(keras.Model(inputs, outputs), dtype=np.uint8)
 
 
 def test_the_input_is_an_output():

@@ -22,6 +22,9 @@ COUNT = 6
 BUILT_IN = {
     "lenet": (lenet.build, (28, 28, 1)),
     "resnet20": (resnet.resnet20, (32, 32, 3)),
+    "resnet32": (resnet.resnet32, (32, 32, 3)),
+    "resnet56": (resnet.resnet56, (32, 32, 3)),
+    "resnet110": (resnet.resnet110, (32, 32, 3)),
     "vgg11": (vgg11.build, (32, 32, 3)),
     "mobilenet_small": (mobilenet_small.build, (32, 32, 3)),
     "efficientnet_lite0": (efficientnet_lite0.build, (32, 32, 3)),

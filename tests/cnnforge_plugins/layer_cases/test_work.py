@@ -7,6 +7,7 @@ from cnnforge_plugins.layer_cases import (
     batch_normalization,
     conv2d,
     conv_block2d,
+    dense,
     depthwise_conv2d,
     dropout,
     global_average_pooling2d,
@@ -53,6 +54,15 @@ def test_block():
     assert found["forward"] == Work(flops + 64 * 4, 4 * (inputs + weights + outputs))
     moved = 4 * (outputs + 2 * inputs + 2 * weights) + outputs
     assert found["backward"] == Work(2 * flops // 4, moved)
+
+
+def test_dense():
+    found = count(dense.work, layers.Dense(5), (2, 3, 4))
+    inputs, weights, outputs = 24, 4 * 5 + 5, 30
+    assert found["forward"] == Work(2 * 24 * 5, 4 * (inputs + weights + outputs))
+    assert found["backward"] == Work(4 * 24 * 5, 4 * (2 * inputs + 2 * weights + outputs))
+    first = dense.work(layers.Dense(5), (2, 4), grad_inputs=False)
+    assert first["backward"].flops == 2 * 8 * 5
 
 
 def test_pools():

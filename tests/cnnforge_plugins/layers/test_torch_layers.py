@@ -18,6 +18,7 @@ from cnnforge_plugins.layers._fallback import KernelUnavailableWarning
 from cnnforge_plugins.layers.batch_normalization import BatchNormalization
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
+from cnnforge_plugins.layers.dense import Dense
 from cnnforge_plugins.layers.depthwise_conv2d import DepthwiseConv2D
 from cnnforge_plugins.layers.dropout import Dropout
 from cnnforge_plugins.layers.global_average_pooling2d import GlobalAveragePooling2D
@@ -50,6 +51,24 @@ def randomize(layer):
     for seed, variable in enumerate(layer.variables):
         variable.assign(random(*variable.shape, seed=10 + seed))
     return [keras.ops.convert_to_numpy(variable) for variable in layer.variables]
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
+@pytest.mark.parametrize("shape", [(9, 70), (2, 3, 5)], ids=str)
+def test_dense(shape, relu):
+    layer = Dense(20, activation="relu" if relu else None)
+    layer.build(shape)
+    weights, bias = randomize(layer)
+    inputs = random(*shape)
+    outputs, factors, gradients = run(layer, inputs)
+    flat = inputs.reshape(-1, shape[-1]).astype(np.float64)
+    expected = flat @ weights + bias
+    assert_close(outputs.reshape(-1, 20), np.maximum(expected, 0) if relu else expected, shape[-1])
+    passed = np.where(outputs > 0, factors, 0) if relu else factors
+    passed = passed.reshape(-1, 20).astype(np.float64)
+    assert_close(gradients[0].reshape(flat.shape), passed @ weights.T, 20)
+    assert_close(gradients[1], flat.T @ passed, len(flat))
+    assert_close(gradients[2], passed.sum(0), len(flat))
 
 
 CONVOLUTIONS: list[dict[str, Any]] = [

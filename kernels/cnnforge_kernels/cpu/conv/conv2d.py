@@ -14,7 +14,7 @@ from numba import carray
 from cnnforge_kernels.cpu.conv import gather as g
 from cnnforge_kernels.cpu.conv import sweep_rows as s
 from cnnforge_kernels.cpu.conv.packing import pack_planes
-from cnnforge_kernels.cpu.conv.product import NONE, RELU, multiply
+from cnnforge_kernels.cpu.conv.product import multiply
 from cnnforge_kernels.cpu.conv.product_weights import product_grad_weights
 from cnnforge_kernels.cpu.conv.sweep import sweep
 from cnnforge_kernels.cpu.conv.winograd.weights import gather_tiles
@@ -26,6 +26,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
     kernel_family,
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of
+from cnnforge_kernels.cpu.simd.epilogues import NO_ACTIVATION, RELU
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.geometry import padding_before
 
@@ -253,7 +254,7 @@ def conv2d_forward(
     if outputs.size == 0:
         return
     if _is_product(weights, strides, groups, weights.shape[3]) and inputs.size > 0:
-        multiply(inputs, weights, False, bias, np.int64(RELU if relu else NONE), outputs)
+        multiply(inputs, weights, False, bias, np.int64(RELU if relu else NO_ACTIVATION), outputs)
         return
     args = np.zeros(s.FIELDS, np.int64)
     args[s.ROWS], args[s.COLUMNS] = outputs.shape[1], outputs.shape[2]
@@ -284,7 +285,7 @@ def conv2d_grad_inputs(
     unmasked = not relu and grad_outputs.size > 0
     if unmasked and _is_product(weights, strides, groups, weights.shape[2]):
         no_bias = weights[0, 0, 0, :0]
-        multiply(grad_outputs, weights, True, no_bias, np.int64(NONE), grad_inputs)
+        multiply(grad_outputs, weights, True, no_bias, np.int64(NO_ACTIVATION), grad_inputs)
         return
     args = np.zeros(BACK_FIELDS, np.int64)
     args[s.HEIGHT], args[s.WIDTH] = grad_outputs.shape[1], grad_outputs.shape[2]

@@ -30,15 +30,14 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.epilogues import (
+    NO_ACTIVATION,
+    tile_activate,
+    tile_add_stored,
+)
 from cnnforge_kernels.cpu.simd.product_tiles import product_accumulate, tile_prefetch
 from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_number, tile_of_number
-from cnnforge_kernels.cpu.simd.tiles import (
-    tile_add,
-    tile_broadcast,
-    tile_clip,
-    tile_relu,
-    tile_store_after,
-)
+from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_store_after
 
 # Fields of the argument block. Addresses and strides are in bytes; the other fields are numbers of
 # elements. ADDED is 0 if nothing is added. The pixels are divided into PARTS parts, and the BLOCKS
@@ -48,9 +47,6 @@ SOURCE, SOURCE_PIXEL, PIXELS, COUNT, WEIGHTS, BIAS = range(6)
 TARGET, TARGET_PIXEL, ADDED, FILTERS, BLOCKS, ACTIVATION = range(6, 12)
 PARTS, COLUMNS, CHUNK, GRAIN = range(12, 16)
 FIELDS = 16
-
-# Values of ACTIVATION.
-NONE, RELU, RELU6 = range(3)
 
 _LANES = vector_lanes()
 _REGISTERS = vector_registers()
@@ -116,11 +112,9 @@ def PRODUCT(number: int) -> Any:
                             L,
                         )
                         if a[ADDED] != 0:
-                            tile = tile_add(tile, a[ADDED] + offset, step, valid, T, G)
-                        if activation != NONE:
-                            tile = tile_relu(tile)
-                            if activation == RELU6:
-                                tile = tile_clip(tile)
+                            tile = tile_add_stored(tile, a[ADDED] + offset, step, valid, T, G, 1)
+                        if activation != NO_ACTIVATION:
+                            tile = tile_activate(tile, activation)
                         tile_store_after(tile, a[TARGET] + offset, step, valid, skipped, T, G)
 
     return _product_kernel
@@ -257,7 +251,7 @@ def multiply(
         weights: (1, 1, C, F), or (1, 1, F, C) if ``turned``.
         turned: whether the weights are (1, 1, F, C).
         bias: (F,); empty if there is no bias.
-        activation: ``NONE``, ``RELU`` or ``RELU6``.
+        activation: ``NO_ACTIVATION``, ``RELU`` or ``RELU6`` of ``simd/epilogues.py``.
         target: (N, H, W, F), written; not empty.
     """
     a = np.zeros(_LAUNCH_FIELDS, np.int64)

@@ -36,8 +36,9 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of, load_int64
 from cnnforge_kernels.cpu.simd.channels import channels_store, taps_accumulate
+from cnnforge_kernels.cpu.simd.epilogues import NO_ACTIVATION, tile_activate
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
-from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_clip, tile_relu
+from cnnforge_kernels.cpu.simd.tiles import tile_broadcast
 from cnnforge_kernels.cpu.simd.vectors import (
     load_float,
     store_float,
@@ -48,8 +49,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
 
 # Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE is the
 # number of channels that a tile computes, C * M. The source has WIDE / REPEAT channels, the target
-# WIDE / SUMMED. Outputs in columns INNER to AFTER_INNER - 1 read no padding. RELU is 0 for no
-# activation, 1 for ReLU, or RELU6.
+# WIDE / SUMMED. Outputs in columns INNER to AFTER_INNER - 1 read no padding. RELU is an activation
+# of `tile_activate`.
 SOURCE, MASK, IMAGES, HEIGHT, WIDTH, WIDE, REPEAT, SUMMED = range(8)
 TAP_ROWS, ROW_STEP, ROW_ORIGIN, ROW_DILATION = range(8, 12)
 TAP_COLUMNS, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_DILATION = range(12, 16)
@@ -57,7 +58,6 @@ TABLE, WEIGHTS, BIAS, RELU = range(16, 20)
 TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(20, 24)
 ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS, ZEROS = range(24, 31)
 FIELDS = 31
-RELU6 = 2
 
 _REGISTERS = vector_registers()
 MAX_POSITIONS = 8
@@ -122,7 +122,7 @@ def SWEEP(number: int) -> Any:
     def _depthwise_sweep_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         wide, taps = a[WIDE], a[TAP_COLUMNS]
-        line, pixel = 4 * a[WIDTH] * wide, 4 * wide
+        line, pixel, activation = 4 * a[WIDTH] * wide, 4 * wide, a[RELU]
         copied = a[MASK] != 0 or a[REPEAT] > 1
         ring = (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
         scratch = np.empty((ring if copied else 0) * line // 4 + 1, np.float32)
@@ -181,10 +181,8 @@ def SWEEP(number: int) -> Any:
                                 G,
                                 L,
                             )
-                            if a[RELU] != 0:
-                                tile = tile_relu(tile)
-                                if a[RELU] == RELU6:
-                                    tile = tile_clip(tile)
+                            if activation != NO_ACTIVATION:
+                                tile = tile_activate(tile, activation)
                             channels_store(tile, target + column * step + 4 * c, step, T, G)
                             c += G * L
                         column += T
@@ -203,10 +201,8 @@ def SWEEP(number: int) -> Any:
                             tile = taps_accumulate(
                                 tile, here + 4 * c, a[WEIGHTS] + 4 * c, entry, count, 0, 1, G, L
                             )
-                        if a[RELU] != 0:
-                            tile = tile_relu(tile)
-                            if a[RELU] == RELU6:
-                                tile = tile_clip(tile)
+                        if activation != NO_ACTIVATION:
+                            tile = tile_activate(tile, activation)
                         channels_store(tile, target + column * step + 4 * c, step, 1, G)
                         c += G * L
                     column += 1

@@ -23,7 +23,6 @@ from cnnforge_kernels.cpu.depthwise.sweep import (
     FIELDS,
     HEIGHT,
     RELU,
-    RELU6,
     ROW_DILATION,
     ROW_ORIGIN,
     ROW_STEP,
@@ -46,7 +45,8 @@ from cnnforge_kernels.cpu.runtime.compiled import (
     vector_registers,
 )
 from cnnforge_kernels.cpu.simd.channels import channels_store
-from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_clip, tile_relu
+from cnnforge_kernels.cpu.simd.epilogues import NO_ACTIVATION, tile_activate
+from cnnforge_kernels.cpu.simd.tiles import tile_broadcast
 from cnnforge_kernels.cpu.simd.windows import windows_accumulate
 
 MAX_WINDOW = 7
@@ -105,10 +105,8 @@ def WINDOW_SWEEP(number: int) -> Any:
                         W,
                         S,
                     )
-                    if activation != 0:
-                        tile = tile_relu(tile)
-                        if activation == RELU6:
-                            tile = tile_clip(tile)
+                    if activation != NO_ACTIVATION:
+                        tile = tile_activate(tile, activation)
                     channels_store(tile, place + c, a[TARGET_COLUMN], T, G)
 
     return _window_sweep_kernel

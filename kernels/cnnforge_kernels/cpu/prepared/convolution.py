@@ -17,11 +17,10 @@ from cnnforge_kernels.cpu.prepared.product import Product
 from cnnforge_kernels.cpu.prepared.winograd import Winograd, sweep_is_faster
 from cnnforge_kernels.cpu.runtime.call_list import Call
 from cnnforge_kernels.cpu.runtime.compiled import compile_kernel
-from cnnforge_kernels.cpu.simd import epilogues
+from cnnforge_kernels.cpu.simd.epilogues import ACTIVATION_NUMBERS
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 
 _Pair = tuple[int, int]
-_ACTIVATIONS = {None: epilogues.NO_ACTIVATION, "relu": epilogues.RELU, "relu6": epilogues.RELU6}
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -73,7 +72,7 @@ class Convolution:
         activation: str | None = None,
         pool: _Pair | None = None,
     ) -> None:
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATION_NUMBERS:
             raise ValueError(f"activation is {activation!r}, expected None, 'relu' or 'relu6'")
         filters = weights.shape[3]
         if filters % groups:
@@ -161,7 +160,7 @@ class Convolution:
                 self._winograd = Winograd(self._weights, self._bias)
             found = np.zeros(1, np.int64)
             before = self._padding[0][0], self._padding[1][0]
-            activation, pooled = _ACTIVATIONS[self._activation], self._pool is not None
+            activation, pooled = ACTIVATION_NUMBERS[self._activation], self._pool is not None
             calls = self._winograd.bind(
                 source, target, added, before, self._sizes(source.shape), activation, pooled, found
             )
@@ -223,7 +222,7 @@ class Convolution:
         args[s.FILTERS] = self._weights.shape[3] // self._groups
         args[s.FACTORS] = self._weights.ctypes.data
         args[s.BIAS_SOURCE] = 0 if self._bias is None else self._bias.ctypes.data
-        args[s.RELU], args[s.INFERENCE] = _ACTIVATIONS[self._activation], 1
+        args[s.RELU], args[s.INFERENCE] = ACTIVATION_NUMBERS[self._activation], 1
         args[s.ADDED] = 0 if added is None else added.ctypes.data
         keeps = (
             source,

@@ -10,10 +10,10 @@ from cnnforge_kernels.cpu.depthwise import sweep as s
 from cnnforge_kernels.cpu.depthwise.sweep_setup import ZERO_FLOATS, prepare_sweep
 from cnnforge_kernels.cpu.prepared.arrays import aligned_copy
 from cnnforge_kernels.cpu.runtime.call_list import Call
+from cnnforge_kernels.cpu.simd.epilogues import ACTIVATION_NUMBERS
 
 Pair = tuple[int, int]
 _CACHE_BYTES = 8 * 1024 * 1024
-_ACTIVATIONS = {None: 0, "relu": 1, "relu6": s.RELU6}
 
 
 class DepthwiseConvolution:
@@ -54,7 +54,7 @@ class DepthwiseConvolution:
         dilation: Pair = (1, 1),
         activation: str | None = None,
     ) -> None:
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATION_NUMBERS:
             raise ValueError(
                 f"`activation` must be None, 'relu' or 'relu6'. Received: {activation!r}"
             )
@@ -63,7 +63,7 @@ class DepthwiseConvolution:
         self._bias = aligned_copy(np.zeros(wide) if bias is None else bias)
         self._zeros = aligned_copy(np.zeros(ZERO_FLOATS))
         self._strides, self._padding, self._dilation = strides, padding, dilation
-        self._activation = _ACTIVATIONS[activation]
+        self._activation = ACTIVATION_NUMBERS[activation]
 
     @property
     def channels(self) -> Pair:

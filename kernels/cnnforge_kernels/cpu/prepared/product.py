@@ -10,9 +10,8 @@ import numpy as np
 from cnnforge_kernels.cpu.conv import product as p
 from cnnforge_kernels.cpu.prepared.arrays import aligned_zeros
 from cnnforge_kernels.cpu.runtime.call_list import Call
+from cnnforge_kernels.cpu.simd.epilogues import ACTIVATION_NUMBERS
 from cnnforge_kernels.cpu.simd.tile_choice import tile_number
-
-ACTIVATIONS = {None: p.NONE, "relu": p.RELU, "relu6": p.RELU6}
 
 
 class Product:
@@ -39,7 +38,7 @@ class Product:
         self, weights: np.ndarray, bias: np.ndarray | None, activation: str | None
     ) -> None:
         self._channels, self._filters = weights.shape
-        self._activation = ACTIVATIONS[activation]
+        self._activation = ACTIVATION_NUMBERS[activation]
         self._vectors, self._lanes = p.product_width.py_func(self._filters)
         width = self._vectors * self._lanes
         blocks = -(-self._filters // width)

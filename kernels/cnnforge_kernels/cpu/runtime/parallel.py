@@ -81,7 +81,8 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
         args: Argument block of the kernel, an int64 array.
         tasks: Number of tasks. Each call of the kernel runs a part of the tasks 0 to ``tasks - 1``.
         grain: Number of tasks that a thread runs at a time; choose it so that they take about 20
-            microseconds. If ``tasks`` is not larger than ``grain``, the caller runs all tasks.
+            microseconds. A number below 1 means 1. If ``tasks`` is not larger than ``grain``, the
+            caller runs all tasks.
 
     Example:
         >>> import numpy as np
@@ -112,7 +113,8 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
     block[0] = kernel
     block[1] = address_of(args)
     block[2] = tasks
-    call_kernel(kernel_address(DRIVER), address_of(block), grain, 0)
+    # With a grain of 0, a thread would take no task and never end.
+    call_kernel(kernel_address(DRIVER), address_of(block), max(grain, 1), 0)
     # The driver got only the addresses of these two arrays. Numba frees an array after its last
     # use, so use the arrays here, to keep them until the driver has finished.
     block[0] = args[0]

@@ -29,6 +29,8 @@ from cnnforge_kernels.cpu.simd.pooled_tiles import windows_of
 
 # Values of the argument `activation` of `tile_activate`.
 NO_ACTIVATION, RELU, RELU6 = range(3)
+# The same values by the names of the activations.
+ACTIVATION_NUMBERS = {None: NO_ACTIVATION, "relu": RELU, "relu6": RELU6}
 
 
 @intrinsic

@@ -21,7 +21,6 @@ from cnnforge_kernels.cpu.runtime.llvm import (
     fma,
     lane_mask,
     literals,
-    masked_load,
     masked_store,
     pointer_to,
     splat,
@@ -163,74 +162,6 @@ def tile_relu(typingctx: Any, tile: Any) -> Any:
         return context.make_tuple(builder, tile, values)
 
     return tile(tile), codegen
-
-
-@intrinsic
-def tile_clip(typingctx: Any, tile: Any) -> Any:
-    """Return ``min(tile, 6)``, the upper bound of ReLU6; NaN stays NaN."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        values = []
-        for value in unpack(builder, args[0], tile.count):
-            six = ir.Constant(value.type, [6.0] * value.type.count)
-            values.append(builder.select(builder.fcmp_ordered(">", value, six), six, value))
-        return context.make_tuple(builder, tile, values)
-
-    return tile(tile), codegen
-
-
-@intrinsic(prefer_literal=True)
-def tile_add(
-    typingctx: Any,
-    tile: Any,
-    address: Any,
-    stride: Any,
-    valid: Any,
-    positions: Any,
-    vectors: Any,
-) -> Any:
-    """Add the values at ``address + t * stride``, in bytes, to each position t of a tile.
-
-    Only the first ``valid`` filters are read.
-    """
-    shape = literals(positions, vectors)
-    if shape is None or not isinstance(tile, types.UniTuple):
-        return None
-    T, G = shape
-    L = tile.dtype.lanes
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        values, address, stride, valid = args[:4]
-        kind = ir.VectorType(F32, L)
-        starts = [builder.add(address, builder.mul(stride, ir.Constant(I64, t))) for t in range(T)]
-        places = [(start, 4 * L * v) for start in starts for v in range(G)]
-        whole = builder.icmp_signed(">=", valid, ir.Constant(I64, G * L))
-        with builder.if_else(whole) as (then, otherwise):
-            with then:
-                all_lanes = [
-                    builder.load(pointer_to(builder, start, kind, byte), align=4)
-                    for start, byte in places
-                ]
-                then_block = builder.block
-            with otherwise:
-                lefts = [builder.sub(valid, ir.Constant(I64, L * v)) for v in range(G)]
-                masks = [lane_mask(builder, left, L) for left in lefts] * T
-                some_lanes = [
-                    masked_load(builder, pointer_to(builder, start, kind, byte), mask, zeros(kind))
-                    for (start, byte), mask in zip(places, masks, strict=True)
-                ]
-                otherwise_block = builder.block
-        added = []
-        for first, second in zip(all_lanes, some_lanes, strict=True):
-            added.append(builder.phi(kind))
-            added[-1].add_incoming(first, then_block)
-            added[-1].add_incoming(second, otherwise_block)
-        items = unpack(builder, values, T * G)
-        results = [builder.fadd(*pair) for pair in zip(items, added, strict=True)]
-        return context.make_tuple(builder, tile, results)
-
-    integer = types.int64
-    return tile(tile, integer, integer, integer, positions, vectors), codegen
 
 
 @intrinsic(prefer_literal=True)

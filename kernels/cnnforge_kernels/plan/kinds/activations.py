@@ -94,6 +94,10 @@ def _elu(x: np.ndarray, alpha: float) -> np.ndarray:
     return np.where(x > 0, x, alpha * np.expm1(x))
 
 
+def _selu(x: np.ndarray) -> np.ndarray:
+    return 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x))
+
+
 def _softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(x, 0)
 
@@ -119,6 +123,7 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "softmax": _softmax,
     "tanh": np.tanh,
     "elu": _elu,
+    "selu": _selu,
     "swish": lambda x: x * _sigmoid(x),
     "softplus": _softplus,
     "softsign": lambda x: x / (1 + np.abs(x)),

@@ -126,6 +126,16 @@ STRESS = """
 """
 
 
+@pytest.mark.parametrize("grain", [0, -3])
+def test_a_grain_below_one_means_one(run_program, grain):
+    program = f"""
+        values = np.zeros(7, np.int64)
+        run(COUNT, values, 7, {grain}, 3)
+        print(values.tolist())
+    """
+    assert run_program(program, NUMBA_NUM_THREADS="2") == f"{[3] * 7}\n"
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4, 8])
 def test_many_small_jobs_from_four_threads(run_program, threads):
     assert run_program(STRESS, NUMBA_NUM_THREADS=str(threads)) == f"{threads - 1}\n"

@@ -1,0 +1,1 @@
+"""Dense layers: forward pass and gradients, float32."""
