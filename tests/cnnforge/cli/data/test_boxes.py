@@ -99,9 +99,7 @@ def test_copies_with_other_objects(data, capsys):
     (images / "4.png").write_bytes((images / "2.png").read_bytes())
     found = report(capsys, data, code=1)
     assert found["findings"][0]["text"].startswith("2 images with different labels for exact copi")
-    assert found["findings"][0]["examples"][0].endswith(
-        "0.png (1 cat, 1 dog) = 1.png (1 dog)"
-    )
+    assert found["findings"][0]["examples"][0].endswith("0.png (1 cat, 1 dog) = 1.png (1 dog)")
 
 
 def test_a_class_that_cannot_be_learned(tmp_path, capsys):
