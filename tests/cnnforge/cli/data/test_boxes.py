@@ -159,6 +159,13 @@ def test_large_images_are_reduced_with_their_boxes(tmp_path, drawn):
     assert np.allclose(boxes / _boxes.CELL * 400, [[40, 60, 240, 150]], atol=2)
 
 
+def test_sizes_of_large_boxes_are_plain_numbers(tmp_path, capsys):
+    write_pictures(tmp_path / "images", 2, size=(1600, 1300))
+    document = coco([(0, 0, (0, 0, 1500, 1234.56)), (1, 0, (0, 0, 20, 30))], size=(1600, 1300))
+    assert main(["data", "check", str(write_json(tmp_path / "boxes.json", document))]) == 0
+    assert "size 30x20 to 1234.6x1500, median 632.3x760" in capsys.readouterr().out
+
+
 def test_show_draws_what_a_network_sees(data, tmp_path, drawn, capsys):
     sheet = ["--output", str(tmp_path / "sheet.png")]
     assert main(["data", "show", str(data), "--image-size", "64x64", *sheet]) == 0
