@@ -22,7 +22,7 @@ from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.explain.filter import filter
 from cnnforge.cli.explain.report import report
 from cnnforge.cli.plugins.plugins import group as plugins
-from cnnforge.cli.predict import predict
+from cnnforge.cli.predict.predict import predict
 from cnnforge.cli.runs import runs
 from cnnforge.cli.train import train
 from cnnforge.cli.verify import verify
