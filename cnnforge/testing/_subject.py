@@ -19,7 +19,8 @@ from keras.ops import cast
 
 from cnnforge.backends import pullback
 from cnnforge.errors import message_of, one_line
-from cnnforge.ops.audit import Trace, only_shapes, tracing
+from cnnforge.ops.audit import Trace, only_shapes, recording, tracing
+from cnnforge.ops.audit.intercept import Call
 from cnnforge.plugin import LayerSpec
 from cnnforge.testing.cases import LayerCase
 
@@ -163,6 +164,13 @@ class Subject:
     def traces(self) -> dict[str, Trace]:
         """The trace of each function of an op, with the inputs of the case."""
         with tracing() as found:
+            self._once()
+        return found
+
+    @cached_property
+    def calls(self) -> list[tuple[Call, list[Array]]]:
+        """Each call of a function of an op with the inputs of the case, and what it wrote."""
+        with recording() as found:
             self._once()
         return found
 
