@@ -1,5 +1,7 @@
 """The functions of `doubled.py` for CUDA devices."""
 
+from typing import Any
+
 from numba import cuda
 
 VALUE, GAP, GRADIENT, MODIFIED, RAISES = range(1, 6)
@@ -14,7 +16,8 @@ def _multiply(inputs, factor, last, outputs):
 
 def _launch(inputs, factor, last, outputs):
     blocks = tuple(-(-size // 8) for size in inputs.shape)
-    _multiply[blocks, (8, 8)](inputs, factor, last, outputs)
+    kernel: Any = _multiply
+    kernel[blocks, (8, 8)](inputs, factor, last, outputs)
 
 
 def forward(inputs, fault, outputs, stream):
