@@ -18,7 +18,7 @@ import numpy as np
 from keras.ops import cast
 
 from cnnforge.backends import pullback
-from cnnforge.errors import message_of, one_line
+from cnnforge.errors import message_of, one_line, place_of
 from cnnforge.ops.audit import Trace, only_shapes, recording, tracing
 from cnnforge.ops.audit.intercept import Call
 from cnnforge.plugin import LayerSpec
@@ -288,8 +288,8 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
     except AssertionError:
         raise
     except SystemExit as error:
-        place = one_line(error).rpartition(" (")[2].rstrip(")")
-        raise AssertionError(f"{what}: it ends the program by sys.exit() ({place})") from error
+        where = place_of(error)
+        raise AssertionError(f"{what}: it ends the program by sys.exit(){where}") from error
     except Exception as error:
         message = _readable(error)
         more = [hint for words, hint in (hints or {}).items() if words in message]
