@@ -63,9 +63,12 @@ def check(
     # author of the plugin cannot change that, so the warnings are suppressed.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    if not boundscheck:
-        _start_fresh_process(specs, only, case)
+    fork = not boundscheck and _start_processes(specs, only)
     import_keras()
+    if fork:
+        from cnnforge.testing import fresh_process
+
+        fresh_process.fork()
     json = json or above.get("json", False)
     is_plugin = any(record.name == name for record in found.records)
     wanted = {"--only": only or [], "--boundscheck": list(_BOUNDS) if boundscheck else []}
@@ -94,17 +97,26 @@ def check(
 _BOUNDS = ("index_in_range", "races")
 
 
-def _start_fresh_process(
-    specs: Sequence[Spec], only: Sequence[str] | None, case: Sequence[str] | None
-) -> None:
-    """Start the process that opens saved models now: it imports Keras while this one does."""
+def _start_processes(specs: Sequence[Spec], only: Sequence[str] | None) -> bool:
+    """Start the processes that checks need while this one imports Keras.
+
+    Returns:
+        Whether the process that opens saved models is still to be made, as a copy of this one.
+    """
     from cnnforge.plugin import LayerSpec
     from cnnforge.testing import fresh_process
 
-    if any(isinstance(spec, LayerSpec) for spec in specs) and "save_and_load" in (
-        only or ["save_and_load"]
-    ):
-        fresh_process.start()
+    layers = [spec for spec in specs if isinstance(spec, LayerSpec)]
+    if layers and (not only or "inference" in only):
+        from cnnforge.utils import clean_import
+
+        clean_import.start()
+    if not layers or (only and "save_and_load" not in only):
+        return False
+    if fresh_process.can_fork([spec.target.partition(":")[0] for spec in layers]):
+        return True
+    fresh_process.start()
+    return False
 
 
 def _trace_again() -> None:

@@ -11,10 +11,10 @@ import numba
 import pytest
 
 from cnnforge.errors import CnnforgeError, UsageError
-from cnnforge.ops import single_call
 from cnnforge.plugin_host import scaffold
 from cnnforge.plugin_host.scaffold import KINDS, NewPlugin, create
 from cnnforge.testing import layer_checks
+from cnnforge.utils import clean_import
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,7 +74,7 @@ def test_predictions_with_a_new_layer_need_no_keras(tmp_path, monkeypatch):
         return check()
 
     assert inference() == "predictions need no Keras, only soft_light.op:op"
-    single_call._import_error.cache_clear()
+    clean_import.import_error.cache_clear()
     op = plugin.folder / "src" / "soft_light" / "op.py"
     op.write_text(op.read_text().replace("import numba", "import keras\nimport numba"))
     assert inference().startswith(
