@@ -34,7 +34,8 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated cases lint format docs bench bench-torch bench-inference bench-gate clean
+.PHONY: help demo test test-fast test-torch test-annotated mutants cases lint format docs bench \
+	bench-torch bench-inference bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -42,6 +43,7 @@ help:
 	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make test-annotated  compare readers of boxes with annotated photographs of other packages"
+	@echo "make mutants  check each broken layer 20 times: is its fault found in every run?"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
@@ -97,6 +99,9 @@ test-fast: lint
 # CASES: a folder of cases, see tests/support/run_cases.py. ONLY: parts of the names of those to run.
 cases: $(INSTALLED)
 	$(BIN)/python tests/support/run_cases.py $(CASES) $(ONLY)
+
+mutants: $(TEST_INSTALLED)
+	PYTHONPATH=tests/support $(BIN)/python tests/support/repeat_mutants.py
 
 # torch warns of float(tensor) where a gradient is known, which the shared tests take for granted.
 test-torch: $(TORCH_INSTALLED)

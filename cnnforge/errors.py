@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 
 __all__ = [
@@ -14,11 +15,14 @@ __all__ = [
     "UsageError",
     "message_of",
     "one_line",
+    "place_of",
 ]
 
 # `one_line` shows where an error was raised, which should be a line of a plugin. It skips the files
-# of these packages, and shows the last file of the traceback that is outside of them.
-_MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
+# of these packages and of Python itself, and shows the last file of the traceback outside of them.
+_MACHINERY = sys.stdlib_module_names | {
+    *("cnnforge", "keras", "numba", "pluggy", "tensorflow", "torch")
+}
 
 
 class CnnforgeError(Exception):
@@ -93,11 +97,21 @@ def one_line(error: BaseException) -> str:
         return message
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     # The message of a syntax error already contains the file and the line, so do not add them.
-    if not isinstance(error, SyntaxError):
-        places = [
-            f" ({frame.f_code.co_filename}:{line})"
-            for frame, line in traceback.walk_tb(error.__traceback__)
-            if frame.f_globals.get("__name__", "").partition(".")[0] not in _MACHINERY
-        ]
-        text += "".join(places[-1:])
-    return text
+    return text if isinstance(error, SyntaxError) else text + place_of(error)
+
+
+def place_of(error: BaseException) -> str:
+    """Return where an exception was raised, as the end of a message; "" if this is unknown.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        For instance `" (/home/me/mine.py:3)"`.
+    """
+    places = [
+        f" ({frame.f_code.co_filename}:{line})"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _MACHINERY
+    ]
+    return "".join(places[-1:])

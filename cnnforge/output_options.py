@@ -1,4 +1,4 @@
-"""Define and check the options about what a training writes beside the model.
+"""Define and check the options about the further files that a training writes.
 
 Importing this module does not import Keras.
 """

@@ -7,13 +7,10 @@ such as weights.
 
 from __future__ import annotations
 
-import os
 import pkgutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -24,28 +21,11 @@ from cnnforge.ops import routes
 from cnnforge.ops.array_op import ArrayOp
 from cnnforge.ops.definition.definition import Array
 from cnnforge.plugin_host.discovery import ENTRY_POINT_GROUP
+from cnnforge.utils import clean_import
 
 # The layer is called with batches of these sizes, so that a value that depends on the inputs, or on
 # their number, differs from call to call.
 _BATCHES = (2, 3)
-_FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
-_TIMEOUT = 60
-# Runs in a process of its own: imports an op, and cannot import a framework.
-_IMPORT = """
-import pkgutil, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in FRAMEWORKS:
-            raise ImportError(f"it imports {name.partition('.')[0]}")
-
-FRAMEWORKS = sys.argv[2].split(",")
-sys.meta_path.insert(0, Refuse())
-try:
-    pkgutil.resolve_name(sys.argv[1])
-except Exception as error:
-    print(str(error) if "it imports" in str(error) else f"{type(error).__name__}: {error}")
-"""
 
 
 @dataclass(frozen=True)
@@ -168,7 +148,7 @@ def import_path(op: ArrayOp) -> str:
             f"its op {op.name!r} is not an attribute of a module: assign it to a name at the top "
             "of a module"
         )
-    reasons = [_import_error(path, tuple(sys.path)) for path in paths]
+    reasons = [clean_import.import_error(path, tuple(sys.path)) for path in paths]
     if "" in reasons:
         return paths[reasons.index("")]
     raise ValueError(
@@ -252,19 +232,3 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
     return (first.dtype, first.shape) == (second.dtype, second.shape) and (
         first.tobytes() == second.tobytes()
     )
-
-
-@cache
-def _import_error(path: str, folders: tuple[str, ...]) -> str:
-    """Return why an op cannot be imported in a new process without Keras, or ""."""
-    done = subprocess.run(
-        [sys.executable, "-c", _IMPORT, path, ",".join(_FRAMEWORKS)],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in folders if each)},
-    )
-    if done.returncode:
-        return f"exit code {done.returncode} of the process that imports it"
-    return done.stdout.strip()

@@ -86,6 +86,11 @@ class LayerSpec(Spec):
         """
         return self._optional("reference", self.reference)
 
+    @property
+    def own_reference(self) -> bool:
+        """Whether the reference is not a class of Keras. Saved models contain it, so need it."""
+        return self.reference is not None and not self.reference.startswith(("keras.", "keras:"))
+
     def load_fuses(self) -> tuple[Any, ...]:
         """Import the classes of the two stock Keras layers that this layer replaces as one.
 

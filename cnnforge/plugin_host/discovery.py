@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ from cnnforge.plugin_host.registry import Registry
 ENTRY_POINT_GROUP = "cnnforge"
 AUTOLOAD_VARIABLE = "CNNFORGE_PLUGIN_AUTOLOAD"
 DISABLED_VARIABLE = "CNNFORGE_DISABLED_PLUGINS"
+API_VARIABLE = "CNNFORGE_PLUGIN_API"
 
 Status = Literal["loaded", "failed", "incompatible", "disabled"]
 
@@ -81,6 +83,10 @@ class PluginRecord:
             `"disabled"` by the user.
         error: Exception that prevented loading, if there was one.
         heavy: The large libraries that the import of the plugin has imported.
+        api: The number of the plugin API that it was written for, its `CNNFORGE_PLUGIN_API`;
+            `None` if it names none, or was not imported.
+        bounds: The versions of cnnforge that its distribution needs, such as `">=0.1,<1"`; `None`
+            if it does not say.
     """
 
     name: str
@@ -90,6 +96,8 @@ class PluginRecord:
     status: Status = "loaded"
     error: BaseException | None = None
     heavy: tuple[str, ...] = ()
+    api: Any = None
+    bounds: str | None = None
 
     @property
     def warning(self) -> str:
@@ -182,7 +190,7 @@ class Plugins:
                 the name of another plugin, or declares an object that is not a spec.
             Exception: An exception that a hook of the plugin raised.
         """
-        declared = getattr(plugin, "CNNFORGE_PLUGIN_API", PLUGIN_API)
+        declared = getattr(plugin, API_VARIABLE, PLUGIN_API)
         if declared != PLUGIN_API:
             raise _IncompatibleError(
                 f"it was written for plugin API {declared}, this cnnforge has {PLUGIN_API}: "
@@ -279,7 +287,18 @@ def _record(entry_point: EntryPoint) -> PluginRecord:
         source=entry_point.value,
         distribution=distribution.name if distribution else None,
         version=distribution.version if distribution else None,
+        bounds=_bounds(distribution.requires or ()) if distribution else None,
     )
+
+
+def _bounds(requirements: Sequence[str]) -> str | None:
+    """Return the versions of cnnforge that are among the requirements of a distribution."""
+    for requirement in requirements:
+        # A requirement with a marker, after a semicolon, is one of an extra.
+        found = re.fullmatch(r"cnnforge(?![\w.-])(?:\[.*?\])?([^;]*)", requirement.lower())
+        if found:
+            return found[1].strip(" ()") or None
+    return None
 
 
 # Each of these takes a second or more to import.
@@ -300,7 +319,9 @@ def _load_installed(plugins: Plugins, entry_point: EntryPoint, record: PluginRec
     """Load an installed plugin. An error is not raised, but stored in the record of the plugin."""
     try:
         with _noting(record):
-            plugins.register(entry_point.load(), record.name)
+            module = entry_point.load()
+            record.api = getattr(module, API_VARIABLE, None)
+            plugins.register(module, record.name)
     # Catch SystemExit too, so that a plugin cannot end the program. Do not catch KeyboardInterrupt,
     # so that the user can end it.
     except (Exception, SystemExit) as error:
@@ -327,7 +348,7 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
             # plugin then, so that the qualified names are the same.
             if entry_point.value == reference:
                 record = _record(entry_point)
-        record.heavy = imported.heavy
+        record.heavy, record.api = imported.heavy, getattr(module, API_VARIABLE, None)
         plugins.register(module, record.name)
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {reference!r} cannot be loaded: {one_line(error)}") from error

@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def load_layers(explicit: Sequence[str] = ()) -> None:
-    """Import all layers that plugins declare.
+    """Import all layers that plugins declare, and the references that are not layers of Keras.
 
     A layer that cannot be imported is a warning of the logger `cnnforge`: the model that is opened
     perhaps does not contain it.
@@ -26,5 +26,7 @@ def load_layers(explicit: Sequence[str] = ()) -> None:
     for spec in discover(explicit).layers.values():
         try:
             spec.load()
+            if spec.own_reference:
+                spec.load_reference()
         except PluginError as error:
             _log.warning("the layer %s is left out: %s", spec.qualified_name, message_of(error))

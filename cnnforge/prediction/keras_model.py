@@ -122,7 +122,8 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
     Args:
         path: The file.
         layers: Registry of the plugin layers. A file may contain plugin layers that do not replace
-            a stock Keras layer. They are imported only if the file cannot be opened without them.
+            a stock Keras layer, and references that are classes of plugins. They are imported only
+            if the file cannot be opened without them.
 
     Returns:
         The model, not compiled.
@@ -136,13 +137,14 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
         except TypeError:
             # Keras raises TypeError for a class that it does not know. Import the plugin layers
             # that a file may contain, and try again.
-            own = [spec for spec in layers.values() if spec.reference is None]
+            own = [it for it in layers.values() if it.reference is None or it.own_reference]
             if not own:
                 raise
             broken = []
             for spec in own:
                 try:
                     spec.load()
+                    spec.load_reference()
                 except PluginError as error:
                     # Raise this error only if the file cannot be opened: the model perhaps does not
                     # contain this layer.

@@ -55,6 +55,7 @@ def requirements(
     records: Iterable[PluginRecord],
     names: Iterable[tuple[str, str]],
     layers: Iterable[type],
+    declared: Mapping[str, str] | None = None,
 ) -> list[Requirement]:
     """List the plugins and libraries that a run needs.
 
@@ -63,6 +64,8 @@ def requirements(
         names: Kind and qualified name of each part of a plugin that the run uses, for instance
             `("model", "acme/net")`.
         layers: Layer classes in the saved model that do not belong to Keras.
+        declared: The plugin of each module that a layer spec names. Other modules belong to the
+            plugin with the same package.
 
     Returns:
         A requirement for each plugin that the run uses, and for each other library that defines a
@@ -77,7 +80,8 @@ def requirements(
     others: dict[str, dict[str, None]] = {}
     for layer in layers:
         package = layer.__module__.partition(".")[0]
-        group, key = (found, packages[package]) if package in packages else (others, package)
+        plugin = (declared or {}).get(layer.__module__, packages.get(package))
+        group, key = (others, package) if plugin not in loaded else (found, plugin)
         group.setdefault(key, {})[layer.__name__] = None
     return [
         Requirement(

@@ -8,7 +8,7 @@ fail too. If one of these has failed, the check is not run.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from cnnforge.plugin import LayerSpec
 from cnnforge.testing import (
     _behaviour,
     _conversion,
+    _cuda,
     _first_run,
     _gradients,
     _memory,
@@ -62,6 +63,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     "training_step": (*_RIGHT, "eager_equals_graph"),
     "training_reference": _RIGHT,
     "forge_and_lower": (*_RIGHT, "config_round_trip"),
+    "cuda": _RIGHT,
     "speed": _RIGHT,
 }
 _RUNS: dict[str, Any] = {
@@ -74,12 +76,13 @@ _RUNS: dict[str, Any] = {
     **_behaviour.CHECKS,
     **_training.CHECKS,
     **_conversion.CHECKS,
+    "cuda": _cuda.cuda,
     "speed": _conversion.speed,
 }
 
 
 def list_checks(
-    spec: LayerSpec, subjects: Sequence[Subject], targets: Check, speed: bool
+    spec: LayerSpec, subjects: Sequence[Subject], targets: Check, *, speed: bool, cuda: bool
 ) -> list[Check]:
     """List the checks of a layer whose classes could be imported.
 
@@ -88,8 +91,10 @@ def list_checks(
         subjects: The layer with each of its cases.
         targets: The check of what the spec names, on which all others depend.
         speed: Whether to measure the speed too.
+        cuda: Whether to run the functions for CUDA devices in Numba's simulator too.
     """
-    wanted = [set(_wanted(subject, speed)) for subject in subjects]
+    asked = {"speed": speed, "cuda": cuda}
+    wanted = [set(_wanted(subject, asked)) for subject in subjects]
     registration = Check("registration", "", partial(_structure.registration, spec), (targets,))
     checks, made = [targets, registration], {}
     for kind, before in ORDER.items():
@@ -114,7 +119,7 @@ def list_checks(
     return checks
 
 
-def _wanted(subject: Subject, speed: bool) -> list[str]:
+def _wanted(subject: Subject, asked: Mapping[str, bool]) -> list[str]:
     """Return the kinds of checks that can be made with a case."""
     has_oracle = subject.case.oracle is not None
     has_reference = _has_reference(subject.spec)
@@ -133,7 +138,7 @@ def _wanted(subject: Subject, speed: bool) -> list[str]:
         "gradients_numeric": not has_oracle and not has_reference,
         "training_reference": has_reference and trains,
         "forge_and_lower": has_reference,
-        "speed": speed,
+        **asked,
     }
     return [kind for kind in ORDER if conditions.get(kind, True)]
 

@@ -18,8 +18,9 @@ import numpy as np
 from keras.ops import cast
 
 from cnnforge.backends import pullback
-from cnnforge.errors import message_of, one_line
-from cnnforge.ops.audit import Trace, only_shapes, tracing
+from cnnforge.errors import message_of, one_line, place_of
+from cnnforge.ops.audit import Trace, only_shapes, recording, tracing
+from cnnforge.ops.audit.intercept import Call
 from cnnforge.plugin import LayerSpec
 from cnnforge.testing.cases import LayerCase
 
@@ -166,6 +167,13 @@ class Subject:
             self._once()
         return found
 
+    @cached_property
+    def calls(self) -> list[tuple[Call, list[Array]]]:
+        """Each call of a function of an op with the inputs of the case, and what it wrote."""
+        with recording() as found:
+            self._once()
+        return found
+
     def _once(self) -> None:
         outputs, gradients = gradients_of(self.built(), self.inputs())
         gradients(factors_like(outputs))
@@ -280,8 +288,8 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
     except AssertionError:
         raise
     except SystemExit as error:
-        place = one_line(error).rpartition(" (")[2].rstrip(")")
-        raise AssertionError(f"{what}: it ends the program by sys.exit() ({place})") from error
+        where = place_of(error)
+        raise AssertionError(f"{what}: it ends the program by sys.exit(){where}") from error
     except Exception as error:
         message = _readable(error)
         more = [hint for words, hint in (hints or {}).items() if words in message]

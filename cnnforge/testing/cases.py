@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import SkipTest
 
-from cnnforge.errors import message_of, one_line
+from cnnforge.errors import message_of, one_line, place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +183,6 @@ class Check:
             message = message_of(error) if str(error).strip() else one_line(error)
             return FAILED, message, error
         except SystemExit as error:
-            return FAILED, f"it ends the program: sys.exit({error.code!r}){_place(error)}", error
+            return FAILED, f"it ends the program: sys.exit({error.code!r}){place_of(error)}", error
         except Exception as error:
             return FAILED, one_line(error), error
-
-
-def _place(error: BaseException) -> str:
-    """Return the file and the line that raised an exception, as a part of a message."""
-    return one_line(error).rpartition(" ")[2].join((" ", "")) if error.__traceback__ else ""

@@ -26,6 +26,7 @@ def layer_checks(
     *,
     reference: type | None = None,
     speed: bool = False,
+    cuda: bool = False,
 ) -> list[Check]:
     """List the checks of a layer. Nothing is computed before a check is called.
 
@@ -35,6 +36,8 @@ def layer_checks(
         reference: Class of the stock layer that the layer replaces; by default the one that the
             spec names.
         speed: Whether to measure the speed too.
+        cuda: Whether to run the functions for CUDA devices (`ArrayOp(cuda=...)`) in Numba's
+            simulator too, and compare them with the functions for the CPU.
 
     Returns:
         The checks, in the order of causes: memory, determinism, values, gradients, the rest. A
@@ -62,7 +65,8 @@ def layer_checks(
     declared = Check("targets", "", partial(_targets, spec, cases, error))
     if error is not None or not cases:
         return [declared]
-    return list_checks(spec, [Subject(spec, case) for case in cases], declared, speed)
+    subjects = [Subject(spec, case) for case in cases]
+    return list_checks(spec, subjects, declared, speed=speed, cuda=cuda)
 
 
 def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:

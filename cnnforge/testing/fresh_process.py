@@ -7,10 +7,12 @@ import importlib
 import importlib.util
 import inspect
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 import numpy as np
 
 _TIMEOUT = 600
+_FORK_TIMEOUT = 60
+_REPORT = "report.json"
 
 
 def save_and_load(subjects: Sequence[Any]) -> str:
@@ -50,6 +54,8 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
         "file": inspect.getfile(kind),
         "path": sys.path,
     }
+    if _from_fork(request):
+        return json.loads((folder / _REPORT).read_text())
     process, _ready[:] = (_ready or [start()])[0], []
     try:
         _, errors = process.communicate(json.dumps(request), timeout=_TIMEOUT)
@@ -59,7 +65,7 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
         raise AssertionError(
             f"a fresh process that opens the saved model has not ended after {_TIMEOUT} s"
         ) from None
-    report = folder / "report.json"
+    report = folder / _REPORT
     if not report.exists():
         last = [line for line in errors.splitlines() if line.strip()][-1:]
         raise AssertionError(
@@ -87,6 +93,60 @@ def start() -> subprocess.Popen[str]:
     return process
 
 
+_forked: list[tuple[Any, Any]] = []
+
+
+def can_fork(modules: Sequence[str]) -> bool:
+    """Return whether `fork` makes a process that has not imported any of these modules."""
+    return sys.platform == "linux" and not any(module in sys.modules for module in modules)
+
+
+def fork() -> None:
+    """Make the process that will open the saved models a copy of this one, which has Keras.
+
+    That takes no time, and an import of Keras takes seconds. Call it before a module with a layer
+    is imported. The copy is trusted only if it finds no fault: a fork may fail, because libraries
+    have threads that the copy lacks.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    with warnings.catch_warnings():
+        # Python warns of the threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = multiprocessing.get_context("fork").Process(
+            target=_serve, args=(theirs,), daemon=True
+        )
+        process.start()
+    _forked.append((process, ours))
+
+
+def _serve(connection: Any) -> None:
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silent, stream)
+    _open_models(connection.recv())
+    connection.send("done")
+
+
+def _from_fork(request: dict[str, Any]) -> bool:
+    """Let the copy of `fork` open the models, and return whether it did and found no fault."""
+    if not _forked:
+        return False
+    process, connection = _forked.pop()
+    report = Path(request["folder"]) / _REPORT
+    try:
+        connection.send(request)
+        if connection.poll(_FORK_TIMEOUT):
+            connection.recv()
+            if not any(json.loads(report.read_text())):
+                return True
+    except (OSError, EOFError, ValueError):
+        pass
+    finally:
+        process.kill()
+    report.unlink(missing_ok=True)
+    return False
+
+
 @atexit.register
 def _end() -> None:
     for process in _ready:
@@ -95,6 +155,14 @@ def _end() -> None:
 
 
 def _main() -> None:
+    import keras as keras
+
+    text = sys.stdin.read()
+    if text:
+        _open_models(json.loads(text))
+
+
+def _open_models(request: dict[str, Any]) -> None:
     """Load the saved models in the new process, and compare their outputs with the saved outputs.
 
     Write a list to `report.json`, with an error message or "" for each model.
@@ -103,10 +171,6 @@ def _main() -> None:
 
     from cnnforge.errors import one_line
 
-    text = sys.stdin.read()
-    if not text:
-        return
-    request = json.loads(text)
     folder = Path(request["folder"])
     sys.path += [path for path in request["path"] if path not in sys.path]
 
@@ -127,7 +191,7 @@ def _main() -> None:
             else "its outputs differ, by at most "
             f"{float(np.abs(found - known['outputs']).max()):.3g}"
         )
-    (folder / "report.json").write_text(json.dumps(errors))
+    (folder / _REPORT).write_text(json.dumps(errors))
 
 
 def _import(module: str, file: str) -> None:

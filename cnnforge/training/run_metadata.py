@@ -10,6 +10,7 @@ from cnnforge.data import parse, printable, summarize
 from cnnforge.errors import RunError, one_line
 from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import RunDirectory, requirements
+from cnnforge.training.saved_layers import saved_paths
 from cnnforge.training.session import Session, own_layers
 from cnnforge.utils.environment import environment, versions
 
@@ -84,7 +85,8 @@ def write_run_metadata(session: Session, reference: str) -> None:
         *(("augmentation", name) for name, _ in session.augmentations),
     ]
     layers = own_layers(session.stock)
-    requirements.write(run, requirements.requirements(plugins.records, used, layers))
+    declared = {path.partition(":")[0]: spec.plugin for path, spec in saved_paths(plugins.layers)}
+    requirements.write(run, requirements.requirements(plugins.records, used, layers, declared))
     # Write config.toml last. A directory with this file counts as a run, so the other files must
     # exist by then.
     run.write_config(options.as_dict(), table)

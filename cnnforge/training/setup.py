@@ -50,6 +50,7 @@ from cnnforge.training.memory import (
 )
 from cnnforge.training.pretrained import describe, load_weights, with_weights
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
+from cnnforge.training.saved_layers import saved_layers_note
 from cnnforge.training.session import (
     FINGERPRINT,
     FREE,
@@ -336,6 +337,7 @@ def _build(
             decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)
         forged = forge(model, decided, layers=layers)
         stock = lower(forged, layers=layers) if own_layers(forged) else forged
+    notes = (*notes, *saved_layers_note(own_layers(stock), plugins))
     return _Built(forged, stock, decided, size, initial, notes)
 
 

@@ -14,9 +14,16 @@ BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> list[str]:
-    package = create("soft-edge", "layer", tmp_path_factory.mktemp("package")).folder
+    folder = tmp_path_factory.mktemp("package")
+    package = create("soft-edge", "layer", folder / "plain").folder
+    with_cuda = create("soft-edge", "layer", folder / "cuda", cuda=True).folder
     example = ROOT / "plugins" / "example"
-    files = [*package.rglob("*.py"), *(example / "src").rglob("*.py"), ROOT / "README.md"]
+    files = [
+        *package.rglob("*.py"),
+        *with_cuda.rglob("*.py"),
+        *(example / "src").rglob("*.py"),
+        ROOT / "README.md",
+    ]
     return [path.read_text() for path in files]
 
 
@@ -29,8 +36,3 @@ def test_a_layer_fits_on_a_screen():
     lines = BLOCKS[0].splitlines()
     assert len([line for line in lines if line]) <= 28
     assert max(map(len, lines)) <= 100
-
-
-def test_links_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", GUIDE):
-        assert (ROOT / "docs" / target).exists(), target

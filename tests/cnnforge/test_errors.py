@@ -1,10 +1,11 @@
 """One line out of any exception."""
 
 import importlib
+import json
 
 import pytest
 
-from cnnforge.errors import CnnforgeError, DataError, message_of, one_line
+from cnnforge.errors import CnnforgeError, DataError, message_of, one_line, place_of
 
 
 def caught(action):
@@ -25,6 +26,12 @@ def test_place_is_not_in_the_import_system(tmp_path, monkeypatch):
     line = one_line(caught(lambda: importlib.import_module("acme_place")))
     assert line.endswith("acme_place.py:1)")
     assert __file__ in one_line(caught(lambda: importlib.import_module("no_such_module")))
+
+
+def test_place_is_not_in_python_itself():
+    assert f"({__file__}:" in one_line(caught(lambda: json.loads("{")))
+    assert place_of(caught(lambda: json.loads("{"))).startswith(f" ({__file__}:")
+    assert place_of(ValueError("never raised")) == ""
 
 
 def test_lines_are_joined():

@@ -43,12 +43,13 @@ FAULTS = (
     "not a number",
     "gradient of odd columns",
     "gradient of a batch of one",
+    "never ends, without arrays",
 )
 CODE = {fault: code for code, fault in enumerate(FAULTS)}
 SIGN, TRANSPOSED, EDGE, PADDING, MODIFIED, ONE_SAMPLE, END, ADDED = range(1, 9)
 FRONT, ROW_END, READ_FRONT, READ_END, READ_ROW_END, NEGATIVE, ODD, ONE, ONE_ROW = range(9, 18)
 GRAD_END, GRAD_FRONT, GRAD_ROW_END, ENDLESS, HUGE, RAISES, PRINTS = range(18, 25)
-NAN, GRAD_ODD, GRAD_ONE = range(25, 28)
+NAN, GRAD_ODD, GRAD_ONE, SPINS = range(25, 29)
 
 
 @numba.njit(cache=True)
@@ -139,6 +140,9 @@ def column_mix_backward(
         if fault == ENDLESS:
             while grad_bias[0] < 1e30:
                 grad_bias[0] += np.float32(1e-30)
+        if fault == SPINS:
+            while count > 0:
+                rows = (rows + 1) % 7
         if fault == HUGE:
             grad_bias[0] += np.empty(100 * 2**40, np.uint8)[0]
         if fault == RAISES:
@@ -174,6 +178,12 @@ def dive(values, depth):
 @numba.njit
 def deep_backward(inputs, weights, grad_outputs, grad_inputs, grad_weights, grad_bias):
     grad_bias[0] = dive(np.zeros(2), 0)
+
+
+@numba.njit
+def exits_backward(inputs, weights, grad_outputs, grad_inputs, grad_weights, grad_bias):
+    with numba.objmode():
+        sys.exit("enough")
 
 
 def make_op(name, rule=column_mix_shape, backward=column_mix_backward):
@@ -429,6 +439,14 @@ of_fault(
     "has not ended after",
     "a loop without end",
 )
+of_fault(
+    "NeverEndsWithoutArrays",
+    "never ends, without arrays",
+    "runs",
+    "the backward function 'column_mix_backward'",
+    "has not ended after",
+    "a loop without end",
+)
 of_fault("AllocatesTooMuch", "100 GB", "runs", "'column_mix_backward'", "more memory than is left")
 of_fault(
     "Raises",
@@ -641,6 +659,11 @@ class EndsTheProgram(ColumnMix):
 @mutant("runs", "the backward function 'deep_backward'", "calls itself without end")
 class CallsItself(ColumnMix):
     op = make_op("mutants_deep", backward=deep_backward)
+
+
+@mutant("runs", "the layer cannot run: it ends the program by sys.exit()")
+class EndsTheProgramInItsGradient(ColumnMix):
+    op = make_op("mutants_exits", backward=exits_backward)
 
 
 @mutant("builds", "the layer cannot be called", "RecursionError")

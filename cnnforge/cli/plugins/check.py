@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +42,12 @@ def check(
             help="Compile the functions of ops again and check each index and parallel loop.",
         ),
     ] = False,
+    cuda: Annotated[
+        bool,
+        typer.Option(
+            "--cuda", help="Run the functions for CUDA devices too, in Numba's CUDA simulator."
+        ),
+    ] = False,
     first: Annotated[
         bool, typer.Option("-x", "--exitfirst", help="Stop at the first failure.")
     ] = False,
@@ -57,13 +63,17 @@ def check(
     # author of the plugin cannot change that, so the warnings are suppressed.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    if not boundscheck:
-        _start_fresh_process(specs, only, case)
+    fork = not boundscheck and _start_processes(specs, only)
     import_keras()
+    if fork:
+        from cnnforge.testing import fresh_process
+
+        fresh_process.fork()
     json = json or above.get("json", False)
     is_plugin = any(record.name == name for record in found.records)
     wanted = {"--only": only or [], "--boundscheck": list(_BOUNDS) if boundscheck else []}
-    chosen = _chosen(specs, found, is_plugin, wanted, case or [])
+    listed = partial(_checks, found=found, is_plugin=is_plugin, cuda=cuda)
+    chosen = _chosen(specs, found, listed, wanted, case or [])
     if boundscheck:
         _trace_again()
     rows = []
@@ -87,17 +97,26 @@ def check(
 _BOUNDS = ("index_in_range", "races")
 
 
-def _start_fresh_process(
-    specs: Sequence[Spec], only: Sequence[str] | None, case: Sequence[str] | None
-) -> None:
-    """Start the process that opens saved models now: it imports Keras while this one does."""
+def _start_processes(specs: Sequence[Spec], only: Sequence[str] | None) -> bool:
+    """Start the processes that checks need while this one imports Keras.
+
+    Returns:
+        Whether the process that opens saved models is still to be made, as a copy of this one.
+    """
     from cnnforge.plugin import LayerSpec
     from cnnforge.testing import fresh_process
 
-    if any(isinstance(spec, LayerSpec) for spec in specs) and "save_and_load" in (
-        only or ["save_and_load"]
-    ):
-        fresh_process.start()
+    layers = [spec for spec in specs if isinstance(spec, LayerSpec)]
+    if layers and (not only or "inference" in only):
+        from cnnforge.utils import clean_import
+
+        clean_import.start()
+    if not layers or (only and "save_and_load" not in only):
+        return False
+    if fresh_process.can_fork([spec.target.partition(":")[0] for spec in layers]):
+        return True
+    fresh_process.start()
+    return False
 
 
 def _trace_again() -> None:
@@ -109,11 +128,11 @@ def _trace_again() -> None:
 def _chosen(
     specs: Sequence[Spec],
     found: Plugins,
-    is_plugin: bool,
+    listed: Callable[[Spec], Iterable[Check]],
     wanted: dict[str, list[str]],
     cases: list[str],
 ) -> list[tuple[Spec, Check]]:
-    """Return the checks to run; `is_plugin`: they are those of a whole plugin.
+    """Return the checks to run; `listed` lists those of a spec.
 
     The names of checks in `wanted` are by the option that asks for them.
 
@@ -128,7 +147,7 @@ def _chosen(
         record = records.pop(spec.plugin, None)
         if record is not None:
             checks.append((spec, Check("plugin", "", partial(_plugin, record))))
-        checks += [(spec, check) for check in _checks(spec, found, is_plugin)]
+        checks += [(spec, check) for check in listed(spec)]
     for option, names in {**wanted, "--case": cases}.items():
         known = [check.case if option == "--case" else check.kind for _, check in checks]
         for name in names:
@@ -228,7 +247,7 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
     raise UnknownNameError(f"there is no {sorts} or plugin named {name!r}; {hint}")
 
 
-def _checks(spec: Spec, found: Plugins, is_plugin: bool) -> Iterator[Check]:
+def _checks(spec: Spec, *, found: Plugins, is_plugin: bool, cuda: bool) -> Iterator[Check]:
     """Yield the checks of a spec; `is_plugin`: they are part of a check of the whole plugin."""
     from cnnforge import testing
     from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
@@ -236,7 +255,7 @@ def _checks(spec: Spec, found: Plugins, is_plugin: bool) -> Iterator[Check]:
     # The kernels of models must be compiled, and the speed of Python tells nothing.
     python = os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
     if isinstance(spec, LayerSpec):
-        yield from testing.layer_checks(spec, speed=not python)
+        yield from testing.layer_checks(spec, speed=not python, cuda=cuda)
     elif python and isinstance(spec, ModelSpec):
         return
     elif isinstance(spec, ModelSpec):

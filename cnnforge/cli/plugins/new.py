@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cnnforge.plugin_host.scaffold import NewPlugin
 
 
 def new(
@@ -24,6 +27,10 @@ def new(
             "--class", metavar="CLASS", help="Name of the layer class, such as BlurPool2D."
         ),
     ] = None,
+    cuda: Annotated[
+        bool,
+        typer.Option("--cuda", help="Write functions for CUDA devices too, for a layer."),
+    ] = False,
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Parent folder of the new package.")
     ] = Path(),
@@ -32,15 +39,16 @@ def new(
     from cnnforge.cli import _render
     from cnnforge.plugin_host.scaffold import create
 
-    made = create(name, kind, output, class_name)
+    made = create(name, kind, output, class_name, cuda=cuda)
     for file in made.files:
         typer.echo(made.folder / file)
     _render.message(f"TODO({made.distribution}) marks what to replace. Next:")
-    for step in _next_steps(made.module, made.kind, made.folder):
+    for step in _next_steps(made, cuda):
         _render.message(f"  {step}")
 
 
-def _next_steps(module: str, kind: str, folder: Path) -> list[str]:
+def _next_steps(made: NewPlugin, cuda: bool) -> list[str]:
+    module, folder = made.module, made.folder
     tries = {
         "layer": f"{module}_net",
         "dataset": f"--data {module}",
@@ -51,7 +59,7 @@ def _next_steps(module: str, kind: str, folder: Path) -> list[str]:
     }
     return [
         f"pip install -e {folder}",
-        f"cnnforge plugins check {module}",
-        f"cnnforge train {tries[kind]} --epochs 1",
+        f"cnnforge plugins check {module}{' --cuda' if cuda else ''}",
+        f"cnnforge train {tries[made.kind]} --epochs 1",
         f"python -m pytest {folder}",
     ]

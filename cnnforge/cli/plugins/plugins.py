@@ -12,6 +12,7 @@ import typer
 from cnnforge.cli._common import JsonOption, PluginOption, import_error, print_json
 from cnnforge.cli.plugins.check import check
 from cnnforge.cli.plugins.new import new
+from cnnforge.plugin import PLUGIN_API
 
 if TYPE_CHECKING:
     from cnnforge.plugin_host.discovery import Plugins
@@ -50,9 +51,10 @@ def plugins(
         raise typer.Exit(1)
 
 
-def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
+def _report(found: Plugins, imports: bool) -> dict[str, Any]:
     """Return the rows of two tables, plugins and specs, in a form that can be printed as JSON."""
     return {
+        "api": PLUGIN_API,
         "plugins": [
             {
                 "name": record.name,
@@ -60,6 +62,8 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
                 "distribution": record.distribution,
                 "version": record.version,
                 "source": record.source,
+                "api": record.api,
+                "cnnforge": record.bounds,
                 "cause": record.cause or record.warning or None,
             }
             for record in found.records
@@ -79,13 +83,31 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _show(report: dict[str, list[dict[str, Any]]], imports: bool) -> None:
+def _update(report: dict[str, Any]) -> str:
+    """Return a line that says what an update of cnnforge would do to the plugins."""
+    loaded = [row for row in report["plugins"] if row["status"] == "loaded"]
+    # The built-in plugin is a part of cnnforge, and changes with it.
+    others = [row for row in loaded if row["distribution"] != "cnnforge"]
+    text = f"plugin API of this cnnforge: {report['api']}"
+    numbered = [row["name"] for row in others if row["api"] is not None]
+    silent = [row["name"] for row in others if row["api"] is None]
+    if numbered:
+        text += f"; a cnnforge with another number would not load {', '.join(numbered)}"
+    if silent:
+        text += (
+            f"; it would load {', '.join(silent)}, which may then fail: give it a "
+            f"CNNFORGE_PLUGIN_API = {report['api']}"
+        )
+    return text
+
+
+def _show(report: dict[str, Any], imports: bool) -> None:
     from cnnforge.cli import _render
 
-    columns = ["name", "status", "version", "source", "cause"]
-    _render.table(
-        ["plugin", *columns[1:]], [[row[key] for key in columns] for row in report["plugins"]]
-    )
+    columns = ["name", "status", "version", "api", "cnnforge", "source", "cause"]
+    rows = [[row[key] for key in columns] for row in report["plugins"]]
+    _render.table(["plugin", "status", "version", "API", *columns[4:]], rows)
+    typer.echo(_update(report))
     typer.echo()
     columns = ["kind", "name", "summary"]
     rows = [[row[key] for key in columns] for row in report["specs"]]

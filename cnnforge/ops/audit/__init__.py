@@ -7,14 +7,15 @@ those that otherwise run through TensorFlow's C API or on torch tensors:
 * `tracing` runs code that checks each index and each parallel iteration (`traces.py`);
 * `compare_threads` runs each function many times, with one thread and with several
   (`repetition.py`);
-* `only_shapes` runs no function, and returns zeros of the shapes that the shape rules give.
+* `only_shapes` runs no function, and returns zeros of the shapes that the shape rules give;
+* `recording` notes the calls, with the arrays that were read and written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -83,6 +84,25 @@ def only_shapes() -> Iterator[None]:
     """Run no function of an op within the context; the results of ops are zeros."""
     with intercept(_zeros):
         yield
+
+
+@contextmanager
+def recording() -> Iterator[list[tuple[Call, list[Values]]]]:
+    """Note every call of a function of an op within the context.
+
+    Yields:
+        The calls in their order, each with the arrays that it wrote.
+    """
+    found: list[tuple[Call, list[Values]]] = []
+
+    def noted(call: Call) -> list[Values]:
+        outputs = call.run()
+        kept = replace(call, arrays=[np.array(array) for array in call.arrays])
+        found.append((kept, [np.array(array) for array in outputs]))
+        return outputs
+
+    with intercept(noted):
+        yield found
 
 
 def _zeros(call: Call) -> list[Values]:

@@ -98,6 +98,10 @@ def _access(words: Any, slots: Any, address: Any, write: Any, site: Any) -> Any:
     return found[STOP]
 
 
+def _again(words: Any) -> Any:
+    return carray(words, WORDS)[STOP]
+
+
 def _iteration(words: Any, number: Any) -> Any:
     found = carray(words, WORDS)
     count = (found[ITERATION] >> SHIFT) + 1
@@ -143,6 +147,7 @@ def _enter(words: Any, address: Any) -> Any:
 _SIGNATURES = {
     _index: (_Pointer, *[_Integer] * 5),
     _access: (_Pointer, _Pointer, *[_Integer] * 3),
+    _again: (_Pointer,),
     _iteration: (_Pointer, _Integer),
     _region: (_Pointer, _Integer),
     _forget: (_Pointer, _Pointer, *[_Integer] * 3),
@@ -152,7 +157,7 @@ _SIGNATURES = {
 
 @cache
 def addresses() -> dict[str, Any]:
-    """Compile the hooks, and return their addresses: index, access, iteration, region, ..."""
+    """Compile the hooks, and return their addresses: index, access, again, iteration, ..."""
     return {
         hook.__name__.strip("_"): numba.cfunc(_Integer(*signature), cache=True)(hook).address
         for hook, signature in _SIGNATURES.items()
@@ -171,5 +176,5 @@ def reset(stack_size: int) -> None:
 
 
 def stop() -> None:
-    """Make the traced function that is running raise an error at its next array access."""
+    """Make the traced function that is running raise an error at its next access or iteration."""
     ctypes.c_int64.from_address(state.ctypes.data).value = 1

@@ -158,10 +158,25 @@ def _lower_inst(self: Any, inst: Any) -> None:
         # Numba compiles the body of a parallel loop as a function, with other names.
         function, name = _author[0], name.replace("__", "_")
     _place[0] = Site(function, inst.loc.filename, inst.loc.line, name)
+    if _goes_back(self, inst):
+        again = _call(self.builder, "again", _STATE)
+        _raise_if_stopped(self.context, self.builder, again, TimeoutError, TOO_LONG)
     try:
         _numba["lower_inst"](self, inst)
     finally:
         _place[0], _loop[0] = before
+
+
+def _goes_back(self: Any, inst: Any) -> bool:
+    """Return whether an instruction may begin another iteration of a loop."""
+    if isinstance(inst, numba_ir.Jump):
+        targets = [inst.target]
+    elif isinstance(inst, numba_ir.Branch):
+        targets = [inst.truebr, inst.falsebr]
+    else:
+        return False
+    here = next((it for it, block in self.blocks.items() if block.body[-1] is inst), None)
+    return here is None or min(targets) <= here
 
 
 def _arguments(self: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import tensorflow as tf
 
-from cnnforge.ops.tensorflow import cuda
+from cnnforge.ops.tensorflow import cuda, export
 
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
@@ -55,6 +55,8 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
         TypeError: The dtype of an input is wrong.
     """
     choice = _choose()
+    if not tf.executing_eagerly():
+        export.warn(op)
     ready = []
     for item, value in zip(op.inputs, tensors, strict=True):
         tensor = tf.convert_to_tensor(value)

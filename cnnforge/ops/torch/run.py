@@ -104,7 +104,8 @@ class Call:
     def _run_on_cuda(
         self, step: Step, known: Mapping[str, torch.Tensor], results: Sequence[torch.Tensor]
     ) -> None:
-        arguments = {**self.values, **known}
+        # A tensor that requires a gradient has no CUDA array interface, which Numba needs.
+        arguments = {**self.values, **{name: it.detach() for name, it in known.items()}}
         arguments |= {item.name: tensor for item, tensor in zip(step.writes, results, strict=True)}
         with torch.cuda.device(self.device):
             cuda_functions(self.op)[step](

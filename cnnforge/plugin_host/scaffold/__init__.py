@@ -7,7 +7,7 @@ import keyword
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
@@ -26,6 +26,8 @@ _SUFFIX = ".template"
 _MODULE = "__module__"
 # Folder of the templates that packages of all kinds have.
 _COMMON = "common"
+# Folder of the templates that a layer has besides, if it has functions for CUDA devices.
+_CUDA = "cuda"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,12 @@ class NewPlugin:
 
 
 def create(
-    name: str, kind: str = "layer", parent: Path = Path(), class_name: str | None = None
+    name: str,
+    kind: str = "layer",
+    parent: Path = Path(),
+    class_name: str | None = None,
+    *,
+    cuda: bool = False,
 ) -> NewPlugin:
     """Write a new plugin package into a new folder.
 
@@ -63,6 +70,7 @@ def create(
         kind: Kind of spec that the plugin declares, one of `KINDS`.
         parent: Folder in which the new folder is created.
         class_name: Name of the layer class; by default, the words of `name` with capitals.
+        cuda: Whether the op of the layer has functions for CUDA devices too.
 
     Returns:
         The package.
@@ -74,6 +82,8 @@ def create(
     module = _module(name)
     if kind not in KINDS:
         raise UsageError(f"--kind must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}")
+    if cuda and kind != "layer":
+        raise UsageError(f"--cuda is for the op of a layer, and --kind is {kind}: leave it out")
     distribution = module.replace("_", "-")
     folder = Path(parent) / distribution
     values = {
@@ -83,6 +93,15 @@ def create(
         "cnnforge": version("cnnforge"),
         "next_major": str(int(version("cnnforge").partition(".")[0]) + 1),
         "year": str(date.today().year),
+        # What is written into files that exist in either case, with and without CUDA.
+        "cuda_argument": f'    cuda="{module}.op_cuda",\n' if cuda else "",
+        "cuda_checks": ", cuda=True" if cuda else "",
+        "cuda_package": ', "numba-cuda[cu13]>=0.30"' if cuda else "",
+        "cuda_file": (
+            f"| `src/{module}/op_cuda.py` | the functions of the op for CUDA devices |\n"
+            if cuda
+            else ""
+        ),
     }
     if folder.parent.exists() and not folder.parent.is_dir():
         raise UsageError(f"--output: {folder.parent} is not a folder: name another one")
@@ -97,7 +116,7 @@ def create(
     except OSError as error:
         raise CnnforgeError(f"{folder} cannot be created: {error.strerror or error}") from error
     try:
-        files = sorted(_write(folder, kind, values))
+        files = sorted(_write(folder, [_COMMON, kind, *([_CUDA] if cuda else [])], values))
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise CnnforgeError(
@@ -138,9 +157,9 @@ def _class_name(given: str | None, kind: str, module: str) -> str:
     return given
 
 
-def _write(folder: Path, kind: str, values: dict[str, str]) -> Iterator[str]:
+def _write(folder: Path, parts: Sequence[str], values: dict[str, str]) -> Iterator[str]:
     root = resources.files(__name__) / "templates"
-    for template, path in (*_templates(root / _COMMON), *_templates(root / kind)):
+    for template, path in (it for part in parts for it in _templates(root / part)):
         path = path.replace(_MODULE, values["module"])
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numba
 import pytest
 
 from cnnforge.errors import CnnforgeError, UsageError
-from cnnforge.ops import single_call
 from cnnforge.plugin_host import scaffold
 from cnnforge.plugin_host.scaffold import KINDS, NewPlugin, create
 from cnnforge.testing import layer_checks
+from cnnforge.utils import clean_import
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,6 +55,7 @@ def test_generated_code_is_in_style(tmp_path):
     for name in ("a", "soft-edge", "quite-a-long-name"):
         for kind in KINDS:
             create(f"{name}-x", kind, tmp_path / kind / name)
+        create(f"{name}-x", "layer", tmp_path / "cuda" / name, cuda=True)
     options = ["--no-cache", "--config", str(ROOT / "pyproject.toml")]
     ruff = [sys.executable, "-m", "ruff"]
     subprocess.run([*ruff, "format", "--check", *options, str(tmp_path)], check=True)
@@ -72,13 +74,43 @@ def test_predictions_with_a_new_layer_need_no_keras(tmp_path, monkeypatch):
         return check()
 
     assert inference() == "predictions need no Keras, only soft_light.op:op"
-    single_call._import_error.cache_clear()
+    clean_import.import_error.cache_clear()
     op = plugin.folder / "src" / "soft_light" / "op.py"
     op.write_text(op.read_text().replace("import numba", "import keras\nimport numba"))
     assert inference().startswith(
         "predictions need Keras: its op soft_light.op:op cannot be imported without Keras (it "
         "imports keras): define the op"
     )
+
+
+def test_a_layer_with_functions_for_cuda_devices(tmp_path, monkeypatch):
+    pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'cnnforge[test]'")
+    plugin = create("soft-glow", "layer", tmp_path, cuda=True)
+    assert "src/soft_glow/op_cuda.py" in plugin.files
+    assert "numba-cuda" in (plugin.folder / "pyproject.toml").read_text()
+    assert "src/soft_glow/op_cuda.py" in (plugin.folder / "README.md").read_text()
+    tests = (plugin.folder / "tests" / "test_soft_glow.py").read_text()
+    assert 'layer_checks("soft_glow/soft_glow", cuda=True)' in tests
+    monkeypatch.syspath_prepend(plugin.folder / "src")
+    cases, layer = (importlib.import_module(f"soft_glow.{name}") for name in ("cases", "layer"))
+    checks = layer_checks(layer.SoftGlow, cases.CASES, cuda=True)
+    found = [check.alone() for check in checks if check.kind == "cuda"]
+    assert found == [("ok", "2 functions in Numba's simulator, not on a device")] * 2
+    # The simulator does not compile. Compile the kernels for a device, too.
+    functions = importlib.import_module("soft_glow.op_cuda")
+    four, one = numba.float32[:, :, :, ::1], numba.float32[::1]
+    for kernel, types in [
+        (functions._forward, (four, one, four)),
+        (functions._backward, (four, one, four, four, one)),
+    ]:
+        code, _ = functions.cuda.compile_ptx(kernel.py_func, types, cc=(8, 0))
+        assert kernel.py_func.__name__ in code
+
+
+def test_cuda_is_for_layers(tmp_path):
+    with pytest.raises(UsageError, match="--cuda is for the op of a layer, and --kind is model"):
+        create("soft", "model", tmp_path, cuda=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -194,4 +226,4 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_templates_are_part_of_the_package():
     folder = Path(scaffold.__file__).parent / "templates"
-    assert {path.name for path in folder.iterdir()} == {*KINDS, "common"}
+    assert {path.name for path in folder.iterdir()} == {*KINDS, "common", "cuda"}

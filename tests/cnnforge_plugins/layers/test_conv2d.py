@@ -381,7 +381,8 @@ def test_saving_and_loading(tmp_path, kind):
         np.testing.assert_array_equal(again(x), expected)
     else:
         path = tmp_path / "exported"
-        model.export(path, verbose=False)
+        with pytest.warns(UserWarning, match="cnnforge.conversion.lower"):
+            model.export(path, verbose=False)
         cnnforge.ops.register()
         loaded = tf.saved_model.load(path)
         np.testing.assert_array_equal(loaded.serve(x), expected)

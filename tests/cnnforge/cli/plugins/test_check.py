@@ -95,9 +95,15 @@ MODEL = """
 def _without_a_process_of_its_own(monkeypatch):
     # It has tests of its own, and takes seconds.
     from cnnforge.testing import _order, fresh_process
+    from cnnforge.utils import clean_import
 
     monkeypatch.setattr(_order, "save_and_load", lambda subjects: "")
-    monkeypatch.setattr(fresh_process, "start", lambda: None)
+    for module, name in (
+        (fresh_process, "start"),
+        (fresh_process, "fork"),
+        (clean_import, "start"),
+    ):
+        monkeypatch.setattr(module, name, lambda: None)
 
 
 def check(capsys, *arguments):

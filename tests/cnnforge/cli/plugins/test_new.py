@@ -39,6 +39,15 @@ def test_a_class_of_another_name(tmp_path, capsys):
     assert 'target="blurpool.layer:BlurPool2D"' in (source / "manifest.py").read_text()
 
 
+def test_functions_for_cuda_devices(tmp_path, capsys):
+    assert main(["plugins", "new", "soft-edge", "--cuda", "--output", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "src/soft_edge/op_cuda.py" in out
+    assert "  cnnforge plugins check soft_edge --cuda" in err.splitlines()
+    op = (tmp_path / "soft-edge" / "src" / "soft_edge" / "op.py").read_text()
+    assert 'cuda="soft_edge.op_cuda",' in op
+
+
 def test_what_it_refuses_is_one_line(tmp_path, capsys):
     command = ["plugins", "new", "soft", "--output", str(tmp_path)]
     assert main(command) == 0
@@ -48,6 +57,7 @@ def test_what_it_refuses_is_one_line(tmp_path, capsys):
         ([*command[:2], "Soft Edge", *command[3:]], "cannot be named 'Soft Edge'"),
         ([*command, "--class", "blurPool2D"], "a class is named by words that begin with capitals"),
         ([*command, "--class", "Net", "--kind", "model"], "--kind is model: leave it out"),
+        ([*command, "--cuda", "--kind", "task"], "--cuda is for the op of a layer"),
         (
             [*command, "--kind", "nothing"],
             "--kind must be layer, dataset, model, callback, augmentation or task",

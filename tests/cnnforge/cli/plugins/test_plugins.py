@@ -1,10 +1,12 @@
 """`cnnforge plugins`."""
 
 import json
+import textwrap
 
 import pytest
 
 from cnnforge.cli import main
+from cnnforge.plugin_host.discovery import _bounds
 
 GOOD = """
     @hookimpl
@@ -52,6 +54,8 @@ def test_json(install_plugin, capsys):
         "distribution": "acme-good",
         "version": "1.0",
         "source": "acme_good",
+        "api": None,
+        "cnnforge": None,
         "cause": None,
     }
     assert rows["broken"]["status"] == "failed"
@@ -64,6 +68,36 @@ def test_json(install_plugin, capsys):
         "reference": None,
         "error": None,
     }
+
+
+def test_what_an_update_of_cnnforge_would_break(install_plugin, capsys):
+    path = install_plugin("bound", "CNNFORGE_PLUGIN_API = 1\n" + textwrap.dedent(GOOD))
+    metadata = path.parent / "acme_bound-1.0.dist-info" / "METADATA"
+    metadata.write_text(
+        metadata.read_text() + "Requires-Dist: cnnforge-like>=7\n"
+        "Requires-Dist: cnnforge<1,>=0.1\nRequires-Dist: cnnforge>=2; extra == 'new'\n"
+    )
+    install_plugin("silent", GOOD.replace("tiny", "small"))
+    install_plugin("future", "CNNFORGE_PLUGIN_API = 9")
+    _, rows = report(capsys)
+    assert (rows["bound"]["api"], rows["bound"]["cnnforge"]) == (1, "<1,>=0.1")
+    assert (rows["silent"]["api"], rows["silent"]["cnnforge"]) == (None, None)
+    assert (rows["future"]["api"], rows["future"]["status"]) == (9, "incompatible")
+    assert main(["plugins"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        "plugin API of this cnnforge: 1; a cnnforge with another number would not load bound; it "
+        "would load silent, which may then fail: give it a CNNFORGE_PLUGIN_API = 1"
+    ) in lines
+    (line,) = [line for line in lines if line.startswith("bound ")]
+    assert line.split() == ["bound", "loaded", "1.0", "1", "<1,>=0.1", "acme_bound"]
+
+
+def test_a_requirement_of_cnnforge():
+    assert _bounds(["numpy", "cnnforge (>=0.1)"]) == ">=0.1"
+    assert _bounds(["CNNforge[torch] >=0.2 , <1"]) == ">=0.2 , <1"
+    assert _bounds(["cnnforge"]) is None
+    assert _bounds(["cnnforge.extra>1", "cnnforge_x>1"]) is None
 
 
 def test_builtin_is_listed(monkeypatch, capsys):
