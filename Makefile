@@ -27,18 +27,21 @@ ENGINES_INSTALLED := $(ENGINES_VENV)/.installed
 FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/cnnforge/reporting \
 	tests/cnnforge/runs tests/cnnforge/tasks tests/cnnforge/utils $(wildcard tests/cnnforge/test_*.py) \
 	tests/cnnforge_plugins/augmentations tests/cnnforge_plugins/callbacks \
-	tests/cnnforge_plugins/datasets
+	tests/cnnforge_plugins/datasets tests/cnnforge_plugins/detection_data
+
+ANNOTATED := build/annotated
 
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch cases lint format docs bench bench-torch bench-inference bench-gate clean
+.PHONY: help demo test test-fast test-torch test-annotated cases lint format docs bench bench-torch bench-inference bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
 	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
+	@echo "make test-annotated  compare readers of boxes with annotated photographs of other packages"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
@@ -99,6 +102,16 @@ cases: $(INSTALLED)
 test-torch: $(TORCH_INSTALLED)
 	KERAS_BACKEND=torch $(TORCH_BIN)/python -m pytest \
 		-W "ignore:Converting a tensor with requires_grad" $(TORCH_TESTS)
+
+# The photographs have other licences, so they are not part of this repository.
+test-annotated: $(TEST_INSTALLED)
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest $(ANNOTATED) \
+		labelme==6.3.1
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest $(ANNOTATED) \
+		stardist==0.9.2
+	CNNFORGE_LABELME_SDIST=$$(ls $(ANNOTATED)/labelme-*.tar.gz) \
+		CNNFORGE_STARDIST_WHEEL=$$(ls $(ANNOTATED)/stardist-*.whl) \
+		$(BIN)/python -m pytest tests/cnnforge_plugins/detection_data/test_real_photographs.py
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .

@@ -35,8 +35,9 @@ def train(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="A folder with one sub-folder per class, a .csv, .npz, .parquet or .tar file, or "
-            "the name of a dataset.  [default: mnist5k]",
+            help="A folder with one sub-folder per class, a .csv, .npz, .parquet or .tar file, a "
+            "folder or a .json or .yaml file of boxes, or a name of a dataset.  [default: "
+            "mnist5k]",
         ),
     ] = None,
     epochs: Annotated[

@@ -107,9 +107,9 @@ class BoxFinding(NamedTuple):
     """An object in a picture that could not be used as the data describe it.
 
     Attributes:
-        place: Where the data have it, such as `"labels/7.txt, line 3"`.
-        cause: What is wrong. It is the same text for all objects of this kind.
-        detail: What is wrong with this object.
+        place: Its place in the data, such as `"labels/7.txt, line 3"`.
+        cause: The mistake. The text is the same for all objects of this kind.
+        detail: The mistake of this object.
         left_out: Whether the object is left out. Otherwise it was changed.
     """
 
@@ -262,7 +262,7 @@ class Inspection(NamedTuple):
         splits: `"train"`, `"validation"` or `"test"` for each of N samples; `""` if the data do not
             say it.
         checked: Properties of the N image files; empty if the samples are not image files.
-        objects: What is wrong with the objects in them; empty if the targets are classes.
+        objects: The objects that could not be used as they are; empty if the targets are classes.
     """
 
     splits: Sequence[str]

@@ -49,7 +49,10 @@ _ARCHIVES = {
 }
 # Endings of files that may be tables with commas.
 _TEXT_SUFFIXES = ("", ".txt", ".data", ".dat")
-_FORMS = "a folder of images, a .csv, .npz, .parquet or .tar file, NAME, or NAME:ARGUMENT"
+_FORMS = (
+    "a folder of images, a .csv, .npz, .parquet or .tar file, a .json or .yaml file of boxes, "
+    "NAME, or NAME:ARGUMENT"
+)
 
 
 class DatasetRegistry(Container[object], Protocol):

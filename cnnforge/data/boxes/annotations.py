@@ -19,7 +19,7 @@ class Box(NamedTuple):
             picture are 0, and right and bottom are exclusive, so `x2 - x1` is the width. The unit
             is a pixel, or the width and the height of the picture, see `DetectionSource`. A number
             that cannot be read is NaN.
-        place: Where the data have it, such as `"labels/7.txt, line 3"`.
+        place: Its place in the data, such as `"labels/7.txt, line 3"`.
         crowd: Whether it is a group of objects, which counts neither as found nor as missed.
     """
 

@@ -12,7 +12,7 @@ from cnnforge.data import Role, printable, split_role
 from cnnforge.errors import UsageError
 from cnnforge_plugins.datasets.shared.picture_finder import PictureFinder
 
-# Other annotations of the same pictures, in files beside those of the objects.
+# Other annotations of the same pictures, in other files than those of the objects.
 _OTHER = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 # Words that are part of the name of a file, but not that of its split.
 _WORDS = re.compile(r"[_.\- ]+")
@@ -144,7 +144,7 @@ def finders_of(part: Part) -> list[PictureFinder]:
     folder, name = os.path.split(part.path)
     words = [word for word in _WORDS.split(os.path.splitext(name)[0]) if split_role(word)]
     finders = [PictureFinder(os.path.join(folder, f"{words[0] if words else 'images'}.json"))]
-    # Annotations are often in a folder of their own, beside the folders of pictures.
+    # Annotations are often in a folder of their own, next to the folders of pictures.
     if os.path.basename(folder).lower().startswith(("annotation", "label", "coco", "json")):
         above = os.path.dirname(folder)
         finders.append(PictureFinder(os.path.join(above, f"{words[0] if words else 'images'}.x")))

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def number(value: Any) -> float:
-    """Return a number, or NaN if a value is none.
+    """Return a number, or NaN if a value is not a number.
 
     Args:
         value: A number, or a text with a number.

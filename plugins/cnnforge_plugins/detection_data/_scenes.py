@@ -32,7 +32,7 @@ _WORDS = ("training", "validation", "test")
 _TRAIN, _VALIDATION, _TEST = 0, 1, 2
 _MIN_SIDE, _MAX_SIDE, _MAX_SCENES = 64, 4096, 1_000_000
 # A scene of 128 pixels has objects of 18 to 56 pixels, before their borders are cut off.
-_SMALLEST, _LARGEST = 18, 0.44
+_MIN_OBJECT, _MAX_OBJECT = 18, 0.44
 # Changes if the scenes change, so that a run of an older version is not resumed with other scenes.
 _VERSION = 1
 
@@ -149,14 +149,14 @@ class Scenes:
         boxes = np.zeros((len(rows), MAX_OBJECTS, 4), np.float64)
         labels = np.zeros((len(rows), MAX_OBJECTS), np.int32)
         counts = np.zeros(len(rows), np.int64)
-        largest = max(_SMALLEST, int(min(height, width) * _LARGEST))
+        largest = max(_MIN_OBJECT, int(min(height, width) * _MAX_OBJECT))
         make_scenes(
             np.array(self._numbers, np.int64),
             rows,
             self._sprites.alpha,
             self._sprites.colors,
             self._sprites.labels,
-            np.array([_SMALLEST, largest, height, width], np.int64),
+            np.array([_MIN_OBJECT, largest, height, width], np.int64),
             own == 3,
             pixels,
             boxes,

@@ -39,7 +39,7 @@ _FIX = "expected the JSON form of COCO, with images, annotations and categories"
 
 
 class _Found(NamedTuple):
-    """What was found in all files."""
+    """Hold what was found in all files."""
 
     pictures: list[AnnotatedPicture]
     skipped: list[SkippedFile]
@@ -52,8 +52,8 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
     The ids of images, categories and annotations may be any numbers or texts. The order of the
     classes is that of the ids of the categories. The pictures are searched at the place that the
-    file gives, and in folders beside it that are called like the split. A file for training brings
-    the files for validation and testing beside it, such as `instances_val2017.json`.
+    file gives, and in folders next to it that are called like the split. A file for training brings
+    the files for validation and testing next to it, such as `instances_val2017.json`.
 
     Args:
         argument: A JSON file, or a folder with such files.
@@ -90,7 +90,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         name=f"coco:{given}",
         root=os.path.commonpath([os.path.dirname(each.file.path) for each in found.pictures]),
         pictures=found.pictures,
-        classes=tuple(dict.fromkeys(classes.values())),
+        classes=tuple(classes.values()),
         fractions=False,
         form=_FORM,
         skipped=found.skipped,
@@ -281,7 +281,7 @@ def _no_picture(parts: Sequence[Part], skipped: Sequence[SkippedFile]) -> str:
     return (
         f"none of the {len(skipped)} pictures that {printable(parts[0].path)} names is there, the "
         f"first is {printable(os.path.basename(skipped[0].path))}: searched in {places}; put the "
-        "pictures into a folder beside the file"
+        "pictures into a folder next to the file"
         if skipped
         else f"{printable(parts[0].path)} has no image: {_FIX}"
     )

@@ -59,10 +59,11 @@ class _Annotation(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open pictures with XML annotations in the form of PASCAL VOC.
 
-    The files are in a folder `Annotations`, and the pictures in `JPEGImages` beside it; or a file
-    is beside its picture. Lists in `ImageSets/Main` give the splits, or else the names of folders.
-    VOC counts pixels from 1, and the last pixel belongs to a box. If all numbers have a decimal
-    point, as labelme writes them, or some boxes begin at 0, the numbers are positions from 0.
+    The files are in a folder `Annotations`, and the pictures in `JPEGImages` next to it; or a file
+    is next to its picture. The splits are those of the lists in `ImageSets/Main`, or else of the
+    names of folders. VOC counts pixels from 1, and the last pixel belongs to a box. If all numbers
+    have a decimal point, as labelme writes them, or some boxes begin at 0, the numbers are
+    positions from 0.
 
     Args:
         argument: The folder.
@@ -117,7 +118,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         raise DataError(
             f"none of the {len(listed)} pictures that the annotations in {printable(root)} name is "
             f"there, the first is {printable(os.path.basename(skipped[-1].path))}: put them into "
-            "the folder JPEGImages beside Annotations, or next to the files of annotations"
+            "the folder JPEGImages next to Annotations, or next to the files of annotations"
         )
     if len(listed) < len(annotations):
         count = len(annotations) - len(listed)

@@ -41,8 +41,8 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open pictures with label files in the form of YOLO.
 
     The paths in a YAML file are relative to its key `path`, or else to the folder of the file. The
-    labels of a picture `images/a/1.jpg` are searched in `labels/a/1.txt`, beside the picture, and
-    in folders called `labels` beside it. A picture without a label file has no objects.
+    labels of a picture `images/a/1.jpg` are searched in `labels/a/1.txt`, next to the picture, and
+    in folders called `labels` next to it. A picture without a label file has no objects.
 
     Args:
         argument: A file `data.yaml`, or a folder with such a file, or a folder of pictures and
@@ -82,12 +82,12 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         name=f"yolo:{given}",
         root=content.root,
         pictures=pictures,
-        classes=tuple(dict.fromkeys(names.values())),
+        classes=tuple(names.values()),
         fractions=True,
         form=_FORM,
-        skipped=_without_picture(labels),
+        skipped=[*content.skipped, *_without_picture(labels)],
         findings=findings,
-        notes=(*content.notes, *_notes(content, labels)),
+        notes=_notes(content, labels),
     )
     return dataset_from_boxes(source, options)
 
@@ -170,5 +170,5 @@ def _no_label(content: Content) -> str:
     return (
         f"no label found for {pictures} in {printable(content.root)}: searched for the labels of "
         f"{printable(os.path.basename(first))} in {places}; put the label files into a folder "
-        "labels beside images, or next to the pictures"
+        "labels next to images, or next to the pictures"
     )

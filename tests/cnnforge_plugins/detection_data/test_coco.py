@@ -187,7 +187,7 @@ def test_no_picture_is_there(folder):
     assert str(caught.value) == (
         f"none of the 1 pictures that {folder / 'boxes.json'} names is there, the first is "
         f"C:\\data\\gone.png: searched in {folder} and its sub-folders images; put the pictures "
-        "into a folder beside the file"
+        "into a folder next to the file"
     )
 
 
