@@ -71,7 +71,7 @@ def run_repeatedly(
         json: Whether to print JSON.
     """
     from cnnforge.cli import _render
-    from cnnforge.cli._resolving import resolve_for_model
+    from cnnforge.cli._train_options import resolve_for_model
     from cnnforge.configuration import parse_epochs
     from cnnforge.errors import UsageError
 

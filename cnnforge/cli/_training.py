@@ -45,7 +45,7 @@ def prepare(
     """
     from cnnforge.cli import _render
     from cnnforge.cli._import_keras import import_keras
-    from cnnforge.cli._resolving import resolve_for_model
+    from cnnforge.cli._train_options import resolve_for_model
     from cnnforge.configuration import parse_epochs
 
     if resume is not None:

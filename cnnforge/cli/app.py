@@ -20,7 +20,7 @@ from cnnforge.cli.data.data import group as data
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.plugins.plugins import group as plugins
-from cnnforge.cli.predict import predict
+from cnnforge.cli.predict.predict import predict
 from cnnforge.cli.runs import runs
 from cnnforge.cli.train import train
 from cnnforge.cli.verify import verify

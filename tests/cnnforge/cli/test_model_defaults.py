@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cnnforge.cli._resolving import defaults_for
+from cnnforge.cli._train_options import defaults_for
 from cnnforge.cli.app import main
 from cnnforge.errors import UsageError
 from cnnforge.plugin import ModelSpec

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cnnforge.cli import main
-from cnnforge.cli.predict import _show
+from cnnforge.cli.predict.predict import _show
 from cnnforge.tasks.classification import Classification
 from cnnforge.tasks.classification.report import Prediction
 

@@ -123,7 +123,7 @@ def predict(
     from cnnforge.cli._trained import found_as_dict, open_trained, show_found
 
     trained = open_trained(run, kernels, plugin, load_plugins)
-    from cnnforge.cli._box_files import BoxFiles
+    from cnnforge.cli.predict.box_files import BoxFiles
     from cnnforge.prediction import find_inputs
     from cnnforge.tasks import prediction_options
 

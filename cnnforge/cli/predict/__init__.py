@@ -1,0 +1,1 @@
+"""The command `cnnforge predict`, and the files that it writes."""
