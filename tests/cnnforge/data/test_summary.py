@@ -68,6 +68,6 @@ def test_objects_are_counted_and_not_images():
     )
     assert summary.as_dict()["objects"] == 3
     assert "objects" not in summarize(dataset()).as_dict()
-    # A large class is no hint that a model could always predict it.
+    # A large class does not mean that a model could always predict it.
     large = Dataset("boxes", ("cat", "dog"), one(*[(0, 0, 9, 9)] * 20), one(), "")
     assert summarize(large).notes == ()
