@@ -27,13 +27,13 @@ from cnnforge.prediction.reference_predictions import (
     ReferencePredictions,
     write_reference_predictions,
 )
+from cnnforge.reporting.event_log import EventLog
 from cnnforge.reporting.figures import training_curves
 from cnnforge.reporting.tensorboard import EventFile
 from cnnforge.reports.run_page import REPORT, write_report
 from cnnforge.reports.thumbnails import keep_thumbnails
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task, open_task
-from cnnforge.training.event_log import EventLog
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.loop import train

@@ -9,7 +9,7 @@ import pytest
 from cnnforge.callbacks import EpochMetrics
 from cnnforge.configuration import TrainingOptions
 from cnnforge.errors import RunError, UsageError
-from cnnforge.training.event_log import EventLog
+from cnnforge.reporting.event_log import EventLog
 from cnnforge.training.events import BatchesDone, EpochBegun, EpochEnded, Interrupted
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from cnnforge.errors import RunError
-from cnnforge.training.events import Event
 
 
 class EventLog:
@@ -28,8 +27,12 @@ class EventLog:
     def __init__(self, path: Path, run: Path) -> None:
         self._path, self._run = path, run
 
-    def __call__(self, event: Event) -> None:
-        """Append a line."""
+    def __call__(self, event: Any) -> None:
+        """Append a line.
+
+        Args:
+            event: An event, see `cnnforge.training.Event`.
+        """
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
         self.write(name, asdict(event))
 
