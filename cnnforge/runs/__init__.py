@@ -33,6 +33,8 @@ EVALUATION = "evaluation.json"
 STATE_FOLDER = "last"
 _RUN_TABLE = "run"
 _MAX_TRIES = 1000
+# Names of files of boxes that say nothing about the data.
+_GENERAL = ("data", "dataset", "annotations", "_annotations.coco")
 # Seconds until `claimed` tries again to lock a directory.
 _MOMENT = 0.05
 
@@ -318,8 +320,15 @@ def _toml(value: Any) -> str:
 
 
 def _short(dataset: str) -> str:
-    _, separator, argument = dataset.partition(":")
-    return PurePath(argument).stem or argument if separator else dataset.rpartition("/")[2]
+    name, separator, argument = dataset.partition(":")
+    if not separator:
+        return name.rpartition("/")[2]
+    path = PurePath(argument)
+    if argument.isdigit():
+        return f"{name}_{argument}"
+    # The files of boxes are called alike in all folders.
+    is_general = path.suffix in (".json", ".yaml", ".yml") and path.stem in _GENERAL
+    return (path.parent.name if is_general else path.stem) or argument
 
 
 def _slug(text: str) -> str:

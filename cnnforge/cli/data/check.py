@@ -109,7 +109,9 @@ def _show_objects(objects: ObjectReport) -> None:
     least, median, most = objects.per_image
     texts = [f"{least} to {most} per image, median {median}"]
     if objects.total:
-        smallest, middle, largest = (f"{height:.3g}x{width:.3g}" for height, width in objects.sizes)
+        smallest, middle, largest = (
+            f"{round(height, 1):g}x{round(width, 1):g}" for height, width in objects.sizes
+        )
         texts.append(f"size {smallest} to {largest}, median {middle}")
         texts.append(", ".join(f"{count:,} {name}" for name, count in objects.by_size.items()))
     if objects.crowds:

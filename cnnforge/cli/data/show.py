@@ -137,7 +137,9 @@ def _draw_boxes(
     from cnnforge.cli.data._boxes import CELL, boxed, read_boxes, rows_with
     from cnnforge.cli.data._sheets import say_latin, some_of
     from cnnforge.data import samples_of_epoch
+    from cnnforge.errors import DataError
     from cnnforge.reporting.contact_sheet import SheetRow, contact_sheet, some_rows
+    from cnnforge.utils.names import printable
 
     first: Any = samples_of_epoch(dataset.train, 0)
     rows = []
@@ -150,6 +152,8 @@ def _draw_boxes(
             found += _box_epochs(dataset, augmentations, seed, own[:1], plugins)
         images = [boxed(image, boxes, labels == label) for image, boxes, labels in found]
         rows.append(SheetRow(dataset.classes[label], images))
+    if not rows:
+        raise DataError(f"{printable(dataset.name)} has no object for training: nothing to show")
     say_latin(
         contact_sheet(
             path,

@@ -35,7 +35,7 @@ def check_boxes(
         and what is wrong, in the order of the boxes.
     """
     limits = np.concatenate([sizes[:, ::-1], sizes[:, ::-1]], axis=1).astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         clipped = np.clip(corners, 0, limits)
         moved = np.abs(clipped - corners).max(axis=1, initial=0)
         sides = corners[:, 2:] - corners[:, :2]

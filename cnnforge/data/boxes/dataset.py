@@ -64,7 +64,13 @@ def dataset_from_boxes(source: DetectionSource, options: DataOptions, id_name: s
     pictures, skipped = check_pictures(source.root, files, options, source.skipped)
     objects_of = {_key(each): each for each in annotated}
     chosen = [objects_of[each.file.split, each.file.path] for each in pictures]
-    classes = tuple(dict.fromkeys(map(normal_name, source.classes)))
+    names = Counter(map(normal_name, source.classes))
+    classes = tuple(names)
+    doubled += count_note(
+        [name for name, count in names.items() if count > 1],
+        len(classes),
+        "names of classes are there several times, and are one class each",
+    )
     objects, findings, notes = _checked(source, chosen, pictures, classes)
     findings = [*source.findings, *findings]
     # An inspection has these findings one by one.
@@ -228,13 +234,15 @@ def _checked(
 def _in_pixels(source: DetectionSource, given: np.ndarray, sizes: np.ndarray) -> _Corners:
     """Convert fractions to pixels. Take numbers in the unit that they show, if all agree."""
     scale = np.concatenate([sizes[:, ::-1], sizes[:, ::-1]], axis=1).astype(np.float64)
+    with np.errstate(over="ignore"):
+        scaled = given * scale
     usable = given[np.isfinite(given).all(axis=1)]
     if not len(usable):
         return _Corners(given)
     highest = np.abs(usable).max(axis=1)
     if not source.fractions and highest.max() <= 1.0:
         return _Corners(
-            given * scale,
+            scaled,
             (
                 f"all boxes of {printable(source.name)} are between 0 and 1, and {source.form} has "
                 "pixels: they are read as fractions of the width and the height of each picture",
@@ -248,7 +256,7 @@ def _in_pixels(source: DetectionSource, given: np.ndarray, sizes: np.ndarray) ->
                 f"{source.form} has fractions of width and height: they are read as pixels",
             ),
         )
-    return _Corners(_near_whole(given * scale, scale) if source.fractions else given)
+    return _Corners(_near_whole(scaled, scale) if source.fractions else given)
 
 
 def _near_whole(corners: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -258,7 +266,7 @@ def _near_whole(corners: np.ndarray, scale: np.ndarray) -> np.ndarray:
     hundredth of a pixel.
     """
     near = np.round(corners)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.where(np.abs(corners - near) <= _LAST_DIGIT * scale, near, corners)
 
 

@@ -88,7 +88,7 @@ class CocoNumbers:
             _image_ids([len(each.labels) for each in truth]),
             _joined([each.labels for each in truth], (0,)).astype(np.int64) + 1,
             extents,
-            # An id of 0 would mean that a detection has no match.
+            # From 1: pycocotools takes the id 0 for no match.
             ids=np.arange(1, len(boxes) + 1),
             area=extents[:, 2] * extents[:, 3],
             iscrowd=_joined([each.crowd for each in truth], (0,)).astype(np.int64),

@@ -32,36 +32,48 @@ def level_losses(ops: Any, target: Any, output: Any, classes: int) -> tuple[Any,
     Returns:
         Three tensors (n,) float32: the focal loss, the box loss, and the number of objects.
     """
-    height, width = output.shape[1:3]
-    weight, logits = target[..., :classes], output[..., :classes]
+    height, width = (int(side) for side in output.shape[1:3])
+    # The gradient of a split is one concatenation. Those of slices are padded and added, which
+    # takes longer than the losses themselves.
+    logits, distances = ops.split(output, [classes], axis=-1)
+    weight, boxes = ops.split(target, [classes], axis=-1)
     # In the cell of a middle, the loss of p is that of 1 - p elsewhere.
     middle = ops.cast(weight < 0, "float32")
     logits = logits * (1 - 2 * middle)
     focal = ops.abs(weight) * ops.square(ops.sigmoid(logits)) * ops.softplus(logits)
     return (
         ops.sum(focal, (1, 2, 3)),
-        ops.sum(_box_losses(ops, target, output, classes, int(height), int(width)), (1, 2)),
+        ops.sum(_box_losses(ops, boxes, distances, height, width), (1, 2)),
         ops.sum(middle, (1, 2, 3)),
     )
 
 
-def _box_losses(ops: Any, target: Any, output: Any, classes: int, height: int, width: int) -> Any:
-    """Return the weighted 1 - GIoU of each cell, (n, h, w)."""
+def _box_losses(ops: Any, boxes: Any, distances: Any, height: int, width: int) -> Any:
+    """Return the weighted 1 - GIoU of each cell, (n, h, w).
+
+    Args:
+        ops: See `level_losses`.
+        boxes: (n, h, w, 5), the true boxes in cells, and their weights.
+        distances: (n, h, w, 4), the logarithms of the distances.
+        height: Number of rows h.
+        width: Number of columns w.
+    """
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     x, y = (ops.convert_to_tensor(values) for values in (x, y))
-    distances = ops.exp(ops.clip(output[..., classes:], -MAX_LOG, MAX_LOG))
-    x1, y1 = x - distances[..., 0], y - distances[..., 1]
-    x2, y2 = x + distances[..., 2], y + distances[..., 3]
-    u1, v1, u2, v2 = (target[..., classes + side] for side in range(4))
+    # Values of the same kind are consecutive after this, so all that follows is faster.
+    distances = ops.transpose(distances, (3, 0, 1, 2))
+    left, top, right, bottom = ops.unstack(ops.exp(ops.clip(distances, -MAX_LOG, MAX_LOG)), 4)
+    u1, v1, u2, v2, weight = ops.unstack(ops.transpose(boxes, (3, 0, 1, 2)), 5)
+    x1, y1, x2, y2 = x - left, y - top, x + right, y + bottom
     across = ops.maximum(ops.minimum(x2, u2) - ops.maximum(x1, u1), 0.0)
     down = ops.maximum(ops.minimum(y2, v2) - ops.maximum(y1, v1), 0.0)
     common = across * down
-    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - common + _MIN_AREA
+    union = (left + right) * (top + bottom) + (u2 - u1) * (v2 - v1) - common + _MIN_AREA
     hull = (ops.maximum(x2, u2) - ops.minimum(x1, u1)) * (
         ops.maximum(y2, v2) - ops.minimum(y1, v1)
     ) + _MIN_AREA
     # 1 - GIoU = 1 - common / union + (hull - union) / hull
-    return target[..., -1] * (2 - common / union - union / hull)
+    return weight * (2 - common / union - union / hull)
 
 
 def total(ops: Any, parts: list[tuple[Any, Any, Any]]) -> tuple[Any, Any]:
@@ -98,7 +110,10 @@ NUMPY = SimpleNamespace(
     minimum=np.minimum,
     sigmoid=_sigmoid,
     softplus=_softplus,
+    split=np.split,
     square=np.square,
     sum=np.sum,
+    transpose=np.transpose,
+    unstack=lambda array, count: list(array),
 )
 """The functions of `keras.ops` that the losses need, in NumPy."""

@@ -12,6 +12,7 @@ from cnnforge.data import (
     IMAGE_SUFFIXES,
     PictureFile,
     Role,
+    SkippedFile,
     find_images,
     normal_name,
     printable,
@@ -32,14 +33,14 @@ class Content(NamedTuple):
         pictures: The pictures with their splits. A picture may be missing.
         names: The names of the classes by number; empty if the data do not give them.
         key_points: Whether labels have the points of a pose after the box.
-        notes: Messages for the user.
+        skipped: Pictures that cannot be read, such as those of another format.
     """
 
     root: str
     pictures: list[PictureFile]
     names: dict[int, str]
     key_points: bool = False
-    notes: tuple[str, ...] = ()
+    skipped: Sequence[SkippedFile] = ()
 
 
 def find_content(given: str) -> Content:
@@ -114,6 +115,7 @@ def _from_yaml(path: str) -> Content:
     shown = printable(path)
     bases = _bases(document.get("path"), folder)
     pictures: list[PictureFile] = []
+    skipped: list[SkippedFile] = []
     used: dict[str, str] = {}
     for key, role in _SPLIT_KEYS.items():
         given = document.get(key)
@@ -130,8 +132,12 @@ def _from_yaml(path: str) -> Content:
                     f"{shown} names {printable(str(entry))} for {key}, which is not there: "
                     f"searched in {looked}; correct {key} or path in the file"
                 )
-            paths = [place] if os.path.isdir(place) else []
-            listed = _listed(place, bases) if not paths else find_images(place).paths
+            if os.path.isdir(place):
+                listing = find_images(place)
+                listed = listing.paths
+                skipped += listing.skipped
+            else:
+                listed = _listed(place, bases)
             pictures += [PictureFile(each, split=role) for each in listed]
             used[key] = place
     if "train" not in used and "val" not in used and "test" not in used:
@@ -144,7 +150,9 @@ def _from_yaml(path: str) -> Content:
         pictures = [PictureFile(path, split=both) for path in own]
         pictures += [each if own else each._replace(split="") for each in tested]
     root = os.path.commonpath([folder, *(os.path.dirname(each.path) for each in pictures)])
-    return Content(root, pictures, _names(document, shown), "kpt_shape" in document)
+    has_points = "kpt_shape" in document
+    skipped = list(dict.fromkeys(skipped))
+    return Content(root, pictures, _names(document, shown), has_points, skipped)
 
 
 def _bases(given: Any, folder: str) -> list[str]:
@@ -217,8 +225,9 @@ def _from_folder(folder: str) -> Content:
             if os.path.isfile(path):
                 with open(path, encoding="utf-8-sig", errors="replace") as file:
                     lines = [normal_name(line.strip()) for line in file if line.strip()]
-                return Content(folder, pictures, dict(enumerate(lines)))
-    return Content(folder, pictures, {})
+                names = dict(enumerate(lines))
+                return Content(folder, pictures, names, skipped=listing.skipped)
+    return Content(folder, pictures, {}, skipped=listing.skipped)
 
 
 def _role(path: str) -> Role | Literal[""]:
@@ -242,7 +251,10 @@ def label_places(picture: str) -> list[str]:
     twins = []
     for place in range(len(parts) - 1, max(len(parts) - 4, 0), -1):
         if parts[place].lower() in ("images", "image", "imgs", "img", "jpegimages"):
-            twins.append(os.sep.join([*parts[:place], "labels", *parts[place + 1 :]]))
+            for twin in ("labels", "Labels"):
+                path = os.sep.join([*parts[:place], twin, *parts[place + 1 :]])
+                if twin == "labels" or os.path.isdir(path):
+                    twins.append(path)
             break
     above, own = os.path.split(folder)
     folders = [*twins, folder, os.path.join(folder, "labels"), os.path.join(above, "labels", own)]

@@ -90,7 +90,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         name=f"coco:{given}",
         root=os.path.commonpath([os.path.dirname(each.file.path) for each in found.pictures]),
         pictures=found.pictures,
-        classes=tuple(dict.fromkeys(classes.values())),
+        classes=tuple(classes.values()),
         fractions=False,
         form=_FORM,
         skipped=found.skipped,

@@ -82,12 +82,12 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         name=f"yolo:{given}",
         root=content.root,
         pictures=pictures,
-        classes=tuple(dict.fromkeys(names.values())),
+        classes=tuple(names.values()),
         fractions=True,
         form=_FORM,
-        skipped=_without_picture(labels),
+        skipped=[*content.skipped, *_without_picture(labels)],
         findings=findings,
-        notes=(*content.notes, *_notes(content, labels)),
+        notes=_notes(content, labels),
     )
     return dataset_from_boxes(source, options)
 

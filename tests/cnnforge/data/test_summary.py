@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from detection_samples import one
 
 from cnnforge.data import ArraySamples, Dataset, SkippedFile, summarize
 
@@ -55,3 +56,18 @@ def test_a_part_has_only_its_own_classes():
 def test_data_without_labels_have_no_classes():
     data = dataset((0, 0), (), (), labelled=False)
     assert summarize(data, {"used": (data.train, np.arange(2))}).line == ("data: 2 images of 4x6x3")
+
+
+def test_objects_are_counted_and_not_images():
+    train = one((0, 0, 9, 9), (9, 9, 20, 20), (1, 1, 5, 5), labels=[0, 0, 1])
+    data = Dataset("boxes", ("cat", "dog"), train, one(), "", task="detection")
+    summary = summarize(data)
+    assert summary.line == (
+        "data: 2 images of 32x48x1, with 3 objects in 2 classes (cat 2, dog 1); 1 for training, "
+        "1 for validation"
+    )
+    assert summary.as_dict()["objects"] == 3
+    assert "objects" not in summarize(dataset()).as_dict()
+    # A large class does not mean that a model could always predict it.
+    large = Dataset("boxes", ("cat", "dog"), one(*[(0, 0, 9, 9)] * 20), one(), "")
+    assert summarize(large).notes == ()

@@ -30,6 +30,10 @@ def made(tmp_path: Path, *, model: bool = True) -> RunDirectory:
         ("lenet", "images:/data/Cats & Dogs", "lenet-cats_dogs-001"),
         ("lenet", "csv:/data/train.csv", "lenet-train-001"),
         ("lenet", "images:/", "lenet-data-001"),
+        ("detector", "digits_in_scenes:64", "detector-digits_in_scenes_64-001"),
+        ("detector", "yolo:/home/cats/data.yaml", "detector-cats-001"),
+        ("detector", "coco:/home/cats/annotations.json", "detector-cats-001"),
+        ("detector", "coco:/home/cats/tigers.json", "detector-tigers-001"),
     ],
 )
 def test_the_name_says_what_was_trained_on_what(

@@ -256,3 +256,29 @@ def test_arguments(tmp_path):
 def test_a_class_name_with_markup(tmp_path):
     data(tmp_path, yaml="train: images\nval: images\nnames: ['<b>']\n")
     assert opened(tmp_path).classes == ("<b>",)
+
+
+def test_a_name_for_two_classes(tmp_path):
+    data(tmp_path, yaml="train: images\nval: images\nnames: [cat, dog, cat]\n", count=2)
+    label(tmp_path / "labels/1.txt", LINE.replace("0 ", "2 ", 1))
+    dataset = opened(tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert [each.tolist() for each in dataset.train.labels] == [[0], [0]]
+    assert dataset.notes[0] == (
+        "1 of 2 names of classes are there several times, and are one class each; the first is cat"
+    )
+
+
+def test_pictures_of_other_formats_and_numbers_that_overflow(tmp_path):
+    data(tmp_path, yaml="train: images\nval: images\nnames: [cat]\n")
+    (tmp_path / "images" / "raw.nef").write_bytes(b"x")
+    label(tmp_path / "labels/1.txt", "0 1e308 0 1e308 1\n0 0 0 1e309 1\n")
+    dataset = opened(tmp_path)
+    assert [os.path.basename(file.path) for file in dataset.skipped] == ["raw.nef"]
+    assert [len(each) for each in dataset.train.boxes] == [1, 0, 1]
+
+
+def test_a_folder_of_labels_in_upper_case(tmp_path):
+    data(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "Labels")
+    assert [len(each) for each in opened(tmp_path).train.boxes] == [1, 1, 1]

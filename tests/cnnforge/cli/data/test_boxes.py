@@ -159,6 +159,13 @@ def test_large_images_are_reduced_with_their_boxes(tmp_path, drawn):
     assert np.allclose(boxes / _boxes.CELL * 400, [[40, 60, 240, 150]], atol=2)
 
 
+def test_sizes_of_large_boxes_are_plain_numbers(tmp_path, capsys):
+    write_pictures(tmp_path / "images", 2, size=(1600, 1300))
+    document = coco([(0, 0, (0, 0, 1500, 1234.56)), (1, 0, (0, 0, 20, 30))], size=(1600, 1300))
+    assert main(["data", "check", str(write_json(tmp_path / "boxes.json", document))]) == 0
+    assert "size 30x20 to 1234.6x1500, median 632.3x760" in capsys.readouterr().out
+
+
 def test_show_draws_what_a_network_sees(data, tmp_path, drawn, capsys):
     sheet = ["--output", str(tmp_path / "sheet.png")]
     assert main(["data", "show", str(data), "--image-size", "64x64", *sheet]) == 0
@@ -323,3 +330,23 @@ def test_no_label_exits_with_2(tmp_path, capsys):
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [cat]\n")
     assert main(["data", "check", str(tmp_path)]) == 2
     assert "no label found for any of 2 pictures" in capsys.readouterr().err
+
+
+def test_show_without_objects_for_training(tmp_path, capsys):
+    for split, boxes in (("train", []), ("val", [(0, 0, (1, 1, 20, 20))])):
+        write_pictures(tmp_path / split, 2, seed=len(boxes))
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        document = coco(boxes, count=2)
+        write_json(tmp_path / "annotations" / f"instances_{split}.json", document)
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "show", str(tmp_path), "--output", str(sheet)]) == 1
+    assert "has no object for training: nothing to show" in capsys.readouterr().err
+    assert not sheet.exists()
+
+
+def test_images_that_look_alike(data, capsys):
+    images = data.parent / "images"
+    with Image.open(images / "0.png") as image:
+        image.resize((80, 60)).save(images / "1.png")
+    found = report(capsys, data, "--near")
+    assert [it["name"] for it in found["alike"][0]["images"]] == ["0.png", "1.png"]

@@ -184,6 +184,7 @@ def test_splits_of_the_data(tmp_path):
     dataset = opened(tmp_path, [[GOOD]] * 4, "training", splits=splits)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (2, 1, 1)
     assert len(dataset.test.boxes) == 1
+    assert dataset.splits is not None
     assert [len(split.names) for split in dataset.splits] == [2, 1]
 
 
@@ -209,8 +210,11 @@ def test_the_fingerprint_has_the_boxes(tmp_path):
     }
     assert len(prints) == 3
     crowd = source(tmp_path, [[GOOD], []])
-    crowd.pictures[0].objects[0] = crowd.pictures[0].objects[0]._replace(crowd=True)
-    dataset = dataset_from_boxes(crowd, DataOptions(purpose="evaluation"))
+    first = crowd.pictures[0]
+    pictures = [first._replace(objects=[first.objects[0]._replace(crowd=True)]), crowd.pictures[1]]
+    dataset = dataset_from_boxes(
+        crowd._replace(pictures=pictures), DataOptions(purpose="evaluation")
+    )
     assert dataset.fingerprint not in prints
     assert dataset.notes[1] == (
         "1 object is a group (crowd): it counts neither as found nor as missed"

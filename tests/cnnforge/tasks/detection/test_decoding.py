@@ -131,6 +131,12 @@ def test_extreme_peaks_give_finite_boxes(value: float) -> None:
     assert found.boxes.tolist() == [[0, 0, 48, 32]]
 
 
+def test_the_confidence_is_compared_exactly() -> None:
+    outputs = one((2, 2, 1, 0.0), (5, 5, 1, -5e-4))
+    (found,) = decode(outputs, SIZE, **{**OPTIONS, "confidence": 0.5})
+    assert found.scores.tolist() == [0.5]
+
+
 @pytest.mark.parametrize("confidence", [0, 1])
 def test_the_ends_of_the_confidence(confidence: float) -> None:
     (found,) = decode(one((2, 2, 1, 2.0)), SIZE, **{**OPTIONS, "confidence": confidence})

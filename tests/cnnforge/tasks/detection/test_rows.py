@@ -90,7 +90,9 @@ def test_boxes_are_in_pixels_of_the_original(size: tuple[int, int]) -> None:
 def test_true_objects_have_their_names() -> None:
     given = one((1, 2, 3, 4), (5, 6, 9, 9), labels=[1, 0])
     dataset = Dataset("d", ("x", "y"), given, given, "", task="detection")
-    (found,) = TASK.truth(dataset, given, np.arange(1)) or ()
+    truth = TASK.truth(dataset, given, np.arange(1))
+    assert truth is not None
+    (found,) = truth
     assert [each.label for each in found] == ["y", "x"]
     assert found[0].box == (1.0, 2.0, 3.0, 4.0)
     unlabelled = Dataset("d", (), given, given, "", labelled=False)
