@@ -42,7 +42,14 @@ exclude_patterns = [".*", "build", "dist", "runs", "**/templates", "**/__pycache
 
 # The table of contents of the site; a folder stands for all pages in it.
 CONTENTS = {
-    "Use": ["docs/tutorial", "docs/detection-data", "docs/troubleshooting", "docs/inference", "docs/results"],
+    "Use": [
+        "docs/tutorial",
+        "docs/detection",
+        "docs/detection-data",
+        "docs/troubleshooting",
+        "docs/inference",
+        "docs/results",
+    ],
     "Extend": [
         "docs/plugins",
         "docs/debugging-layers",
