@@ -34,7 +34,9 @@ def import_keras(*, any_backend: bool = False) -> _settings.KerasSettings:
         CnnforgeError: Keras or its backend cannot be imported.
     """
     before_native_code()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Errors of TensorFlow are exceptions. Of its messages at the level of errors, level 2, some are
+    # none: without AVX-512 it says that the gradient of UpSampling2D has no oneDNN kernel.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # PyTorch loads its own OpenMP, which reads these variables when it is loaded. Spinning OpenMP
     # threads take CPU time from the kernels: on 2 busy cores a convolution took 16 ms instead of 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

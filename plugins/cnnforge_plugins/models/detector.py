@@ -15,9 +15,6 @@ from cnnforge_plugins.models._checks import LAYOUT, check_sizes
 from cnnforge_plugins.models._inputs import with_three_channels
 
 MIN_SIZE = 16
-# The stride of a map follows from its size and that of the image. Images of 32 pixels or more keep
-# it the same after they are padded to a multiple of 32.
-_MIN_SIZE_PADDED = 32
 LITE0 = "efficientnet_lite0"
 # Filters of the convolutions of each stage by the stride of its outputs. A stage begins with max
 # pooling, except the first, whose first convolution halves the image.
@@ -41,7 +38,7 @@ def detector(
     is for objects of about 8 to 100 pixels.
 
     Args:
-        input_shape: (H, W, C), H and W at least 16 (with an argument 32), C 1 or 3.
+        input_shape: (H, W, C), H and W at least 16, C 1 or 3.
         classes: Number of classes, 1 or more.
         argument: `"efficientnet_lite0"`: the backbone is this network, for which there are ImageNet
             weights. `None`: a small backbone.
@@ -49,14 +46,12 @@ def detector(
     Returns:
         A model from (N, H, W, C) raw pixel values 0..255 to a map (N, h, w, classes + 4): the
         logits of the classes, and the logarithms of the distances to the left, upper, right and
-        lower side of the box in cells. h and w are a quarter of H and W, which are first rounded up
-        to a multiple of 16 (for `efficientnet_lite0` of 32).
+        lower side of the box in cells. h and w are a quarter of H and W, rounded up.
 
     Raises:
         ValueError: The images are too small, or the argument is unknown.
     """
-    size = MIN_SIZE if argument is None else _MIN_SIZE_PADDED
-    check_sizes("detector", input_shape, classes, size, min_classes=1)
+    check_sizes("detector", input_shape, classes, MIN_SIZE, min_classes=1)
     inputs = keras.Input(input_shape, name="image")
     if argument is None:
         stages = _backbone(inputs, 16)
@@ -64,7 +59,7 @@ def detector(
         stages = _lite0(inputs)
     else:
         raise ValueError(f"there is no backbone {argument!r}: write detector or detector:{LITE0}")
-    output = _map(_neck(stages)[4], classes, 4)
+    output = _map(_neck(stages)[4], classes, 4, input_shape)
     return keras.Model(inputs, output, name="detector")
 
 
@@ -72,21 +67,20 @@ def detector_m(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Build a detector with three maps, for objects of 8 to 300 pixels.
 
     Args:
-        input_shape: (H, W, C), H and W at least 32, C 1 or 3.
+        input_shape: (H, W, C), H and W at least 16, C 1 or 3.
         classes: Number of classes, 1 or more.
 
     Returns:
         A model from (N, H, W, C) raw pixel values 0..255 to a list of three maps as those of
-        `detector`, at strides of 4, 8 and 16 pixels. H and W are first rounded up to a multiple of
-        32.
+        `detector`, at strides of 4, 8 and 16 pixels.
 
     Raises:
         ValueError: The images are too small.
     """
-    check_sizes("detector_m", input_shape, classes, _MIN_SIZE_PADDED, min_classes=1)
+    check_sizes("detector_m", input_shape, classes, MIN_SIZE, min_classes=1)
     inputs = keras.Input(input_shape, name="image")
     joined = _neck(_backbone(inputs, 32))
-    outputs = [_map(joined[stride], classes, stride) for stride in sorted(joined)]
+    outputs = [_map(joined[stride], classes, stride, input_shape) for stride in sorted(joined)]
     return keras.Model(inputs, outputs, name="detector_m")
 
 
@@ -167,8 +161,10 @@ def _neck(stages: dict[int, keras.KerasTensor]) -> dict[int, keras.KerasTensor]:
     return found
 
 
-def _map(inputs: keras.KerasTensor, classes: int, stride: int) -> keras.KerasTensor:
-    """Compute the map of a stride: (N, h, w, classes + 4)."""
+def _map(
+    inputs: keras.KerasTensor, classes: int, stride: int, input_shape: tuple[int, int, int]
+) -> keras.KerasTensor:
+    """Compute the map of a stride, without the cells of the padding: (N, h, w, classes + 4)."""
     outputs = _convolution(inputs, _HEAD, 3, f"map{stride}")
     parts = [
         layers.Conv2D(
@@ -180,7 +176,13 @@ def _map(inputs: keras.KerasTensor, classes: int, stride: int) -> keras.KerasTen
         )(outputs)
         for name, filters, bias in (("heat", classes, _HEAT_BIAS), ("sides", 4, _SIDES_BIAS))
     ]
-    return layers.Concatenate(name=f"map{stride}")(parts)
+    output = layers.Concatenate(name=f"map{stride}")(parts)
+    cells = [-(-size // stride) for size in input_shape[:2]]
+    bottom, right = (size - own for size, own in zip(output.shape[1:3], cells, strict=True))
+    if not (bottom or right):
+        return output
+    cropping = ((0, bottom), (0, right))
+    return layers.Cropping2D(cropping, data_format=LAYOUT, name=f"map{stride}_cropping")(output)
 
 
 def _convolution(
