@@ -67,6 +67,10 @@ def test_both_layouts_can_be_timed(name, grad_inputs):
     for functions in found.values():
         functions["forward"].repeat(2)
         functions["full"].repeat(2)
+        # A pool that is the first layer has no gradients.
+        assert ("backward" in functions) == (grad_inputs or name not in ("max", "average"))
+        if "backward" in functions:
+            functions["backward"].repeat(2)
 
 
 @needs_torch
@@ -115,7 +119,8 @@ def test_a_measurement_with_torch():
     passes = benchmarking.to_json(measured, peaks)["passes"]
     assert passes["forward"]["torch"]["layout"] in torch_peer.LAYOUTS
     assert passes["forward"]["torch"]["median"] > 0
-    assert passes["full"]["torch"]["ratio"]["median"] > 0
+    for name in ("full", "backward"):
+        assert passes[name]["torch"]["ratio"]["median"] > 0
 
 
 def test_why_it_is_not_measured(monkeypatch):
