@@ -111,6 +111,14 @@ class LayerCheck:
         return not self.error and bool(self.results) and all(result.ok for result in self.results)
 
     @property
+    def fault(self) -> str:
+        """What is wrong, as the end of a sentence about the layer; "" if it has passed."""
+        if self.passed:
+            return ""
+        wrong = next((result.tensor for result in self.results if not result.ok), "")
+        return self.error or f"its {wrong} differ from those of {self.kind}"
+
+    @property
     def worst(self) -> float:
         """The max error of all results, as a fraction of the bound of the result."""
         return max((result.max_error / result.allowed for result in self.results), default=0.0)

@@ -134,7 +134,9 @@ def import_path(op: ArrayOp) -> str:
     Raises:
         ValueError: The op cannot be imported so. The message is the reason.
     """
-    home = op.forward_step.function.py_func.__module__
+    function = op.forward_step.function
+    # Under NUMBA_DISABLE_JIT=1 it is a Python function itself.
+    home = getattr(function, "py_func", function).__module__
     package = home.partition(".")[0]
     modules = [home, *(name for name in list(sys.modules) if name.partition(".")[0] == package)]
     paths = [

@@ -297,8 +297,12 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-# What `numpy_function.py` adds to an error that names the op itself.
-_ROUTE = re.compile(r"^_FunctionError: ArrayOp '\w+': raised \w+: (?=ArrayOp)")
+# What Keras and `numpy_function.py` put before a message. An error may name the op itself.
+_ROUTE = re.compile(
+    r"^_FunctionError: (Exception encountered when calling [\w.]+\(\)\. )?"
+    r"(ArrayOp '\w+': raised \w+: (?=ArrayOp))?"
+)
+_PLACE = re.compile(r"\.py:\d+\)$")
 
 
 def _readable(error: Exception) -> str:
@@ -310,6 +314,8 @@ def _readable(error: Exception) -> str:
             return text if known else f"it asks for more memory than is left: {text}"
     text = _ROUTE.sub("", _COLOURS.sub("", one_line(error)))
     begin, cut, rest = text.partition(" Arguments received by ")
+    if _PLACE.search(begin):
+        return begin
     return begin + (" (" + rest.rpartition(" (")[2] if cut and rest.endswith(")") else "")
 
 

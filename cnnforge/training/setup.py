@@ -375,11 +375,9 @@ def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
     checks = tuple(certify(model, layers=plugins.layers))
     for check in checks:
         if not check.passed:
-            wrong = next((result.tensor for result in check.results if not result.ok), "")
-            what = check.error or f"its {wrong} differ from those of {check.kind}"
             raise CnnforgeError(
                 f"the kernel of layer {check.layer!r} ({check.provider}) fails its check at "
-                f"{check.input_shape}: {what}; train with --kernels keras, and see "
+                f"{check.input_shape}: {check.fault}; train with --kernels keras, and see "
                 "`cnnforge doctor`"
             )
     return checks

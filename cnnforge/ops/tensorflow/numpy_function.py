@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from cnnforge.errors import place_of
 from cnnforge.ops.definition.definition import GRAD, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge.ops.tensorflow.registration import second_order_error
@@ -27,8 +28,9 @@ class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
     modes, as from the C API route.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(None, None, message)
+    def __init__(self, node_def: Any, op: Any, message: str, *_: Any) -> None:
+        # Keras makes the error again with these arguments, to add the layer to the message.
+        super().__init__(node_def, op, message)
 
 
 # Types of two functions. `run(op, step, tensors, input_shapes, values)` runs a step (one function
@@ -140,8 +142,7 @@ def _apply(
         try:
             return run(op, step, given, input_shapes, values)
         except Exception as error:
-            raise _FunctionError(
-                f"ArrayOp {op.name!r}: raised {type(error).__name__}: {error}"
-            ) from error
+            text = f"ArrayOp {op.name!r}: raised {type(error).__name__}: {error}{place_of(error)}"
+            raise _FunctionError(None, None, text) from error
 
     return node(guarded, tensors, [item.dtype for item in step.writes])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import keras
 import numpy as np
 
 from cnnforge.conversion import forge, lower
+from cnnforge.conversion.certificate import certify
 from cnnforge.data import DataOptions, Dataset
 from cnnforge.errors import CnnforgeError
-from cnnforge.plugin import DatasetSpec, ModelSpec
+from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
 from cnnforge.plugin_host.discovery import Plugins, discover
+from cnnforge.plugin_host.registry import Registry
 from cnnforge.tasks import Task, load_task, task_for
 from cnnforge.testing._subject import explained
 from cnnforge.testing.cases import Check
@@ -42,14 +45,19 @@ def model_checks(model: str | ModelSpec, plugins: Plugins | None = None) -> list
     spec = plugins.models[model] if isinstance(model, str) else model
     task = load_task(plugins.tasks[spec.task]).example()
     shapes = [(*size, 3) for size in spec.sizes] or _SHAPES
+    runs: dict[str, Callable[..., str]] = {
+        "builds": _builds,
+        "config_round_trip": _config_round_trip,
+        "saves": _saves,
+        "forges": partial(_forges, plugins.layers),
+        "kernels": partial(_kernels, plugins.layers),
+    }
     return [
         Check("targets", "", partial(_callable, spec, 2)),
         *(
-            Check(
-                run.__name__.strip("_"), "x".join(map(str, shape)), partial(run, spec, task, shape)
-            )
+            Check(kind, "x".join(map(str, shape)), partial(run, spec, task, shape))
             for shape in shapes
-            for run in (_builds, _config_round_trip, _saves, _forges)
+            for kind, run in runs.items()
         ),
     ]
 
@@ -152,13 +160,15 @@ def _saves(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _forges(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
+def _forges(
+    layers: Registry[LayerSpec], spec: ModelSpec, task: Task, shape: tuple[int, ...]
+) -> str:
     """Require that `forge` converts the model, and that `lower` converts the result back."""
     model = _build(spec, task, shape)
     with explained("forge() cannot convert the model"):
-        forged = forge(model)
+        forged = forge(model, layers=layers)
     with explained("lower() cannot convert the forged model"):
-        lowered = lower(forged)
+        lowered = lower(forged, layers=layers)
     expected = _outputs(model, shape)
     if _bits(_outputs(lowered, shape)) != _bits(expected):
         raise AssertionError("lower(forge(model)) does not compute the same bits as the model")
@@ -167,6 +177,23 @@ def _forges(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
     if not difference < 1e-3:
         raise AssertionError(f"the forged model's outputs differ by {difference:.3g}")
     return ""
+
+
+def _kernels(
+    layers: Registry[LayerSpec], spec: ModelSpec, task: Task, shape: tuple[int, ...]
+) -> str:
+    """Require that each plugin layer of the model computes what its reference or oracle does.
+
+    Training makes the same check at the shapes of its images.
+    """
+    found = certify(forge(_build(spec, task, shape), layers=layers), layers=layers)
+    for check in found:
+        if not check.passed:
+            raise AssertionError(
+                f"the kernel of layer {check.layer!r} ({check.provider}) fails at "
+                f"{check.input_shape}: {check.fault}"
+            )
+    return f"{len(found)} checked" if found else ""
 
 
 def _loads(spec: DatasetSpec, plugins: Plugins) -> str:

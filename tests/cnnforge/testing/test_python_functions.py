@@ -57,3 +57,52 @@ def test_functions_run_as_python(tmp_path):
         "index 3 is out of bounds for axis 0 with size 3",
         "[2.0, 2.0, 2.0] [2.0, 2.0, 2.0]",
     ], done.stderr
+
+
+CHECKS = """
+import keras
+from cnnforge.ops import ArrayOp
+from cnnforge.testing import LayerCase, layer_checks
+from halved_layer import Halved, backward, op
+
+def beyond(inputs, outputs):
+    outputs[:] = inputs / 2
+    outputs[inputs.shape[0]] = 0
+
+class Beyond(Halved):
+    op = ArrayOp("beyond", forward=beyond, backward=backward, inputs={"inputs": 4},
+                 outputs={"outputs": 4}, output_shapes=lambda inputs: inputs)
+
+    def call(self, inputs):
+        return self.op(inputs)
+
+case = LayerCase(arguments={}, input_shape=(2, 3, 4, 2), oracle=lambda layer, inputs: inputs / 2)
+for kind in (Halved, Beyond):
+    for check in layer_checks(kind, [case]):
+        # A process of its own opens the models. The layer takes float32 only.
+        if check.kind not in ("registration", "save_and_load", "precision"):
+            status, message = check.result()
+            if status == "failed" or (kind is Halved and check.kind == "inference"):
+                print(kind.__name__, check.kind, message)
+"""
+
+
+@pytest.mark.slow
+def test_the_checks_run_as_python(tmp_path):
+    file = tmp_path / "python_checks.py"
+    file.write_text(CHECKS)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", file],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "NUMBA_DISABLE_JIT": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stdout + done.stderr
+    assert lines[0].startswith("Halved inference predictions need Keras: its op halved_layer:op")
+    message = "the layer cannot run: ArrayOp 'beyond': raised IndexError: index 2 is out of bounds"
+    assert lines[1].startswith(f"Beyond runs {message} for axis 0 with size 2 ({file}:9)")
