@@ -54,8 +54,8 @@ from cnnforge_kernels.cpu.conv.conv_block import (
     conv_block_grad_inputs,
     conv_block_grad_weights,
 )
-from cnnforge_kernels.cpu.dense.forward import dense_forward
-from cnnforge_kernels.cpu.dense.gradients import (
+from cnnforge_kernels.cpu.conv.dense import dense_forward
+from cnnforge_kernels.cpu.conv.dense_gradients import (
     dense_grad_inputs,
     dense_grad_weights,
 )

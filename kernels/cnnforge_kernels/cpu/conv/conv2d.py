@@ -13,6 +13,7 @@ from numba import carray
 
 from cnnforge_kernels.cpu.conv import gather as g
 from cnnforge_kernels.cpu.conv import sweep_rows as s
+from cnnforge_kernels.cpu.conv.dense_gradients import dense_grad_weights
 from cnnforge_kernels.cpu.conv.packing import pack_planes
 from cnnforge_kernels.cpu.conv.product import multiply
 from cnnforge_kernels.cpu.conv.product_weights import product_grad_weights
@@ -37,6 +38,10 @@ _WEIGHTS, _KH, _KW, _CHANNELS, _FILTERS = range(s.FIELDS, s.FIELDS + 5)
 _STRIDES, _DILATION = s.FIELDS + 5, s.FIELDS + 7
 _TOP, _LEFT, _HEIGHT, _WIDTH = range(s.FIELDS + 9, s.FIELDS + 13)
 BACK_FIELDS = s.FIELDS + 13
+
+# For a 1x1 convolution of images with up to this number of pixels, the kernel of a dense layer
+# computes the gradient of the weights faster.
+_DENSE_PIXELS = 256
 
 
 @cached_njit()
@@ -318,6 +323,19 @@ def conv2d_grad_weights(
         grad_bias[:] = np.float32(0)
         return
     pixels = grad_outputs.shape[1] * grad_outputs.shape[2]
+    channels, filters = weights.shape[2], weights.shape[3]
+    if pixels <= _DENSE_PIXELS and _is_product(weights, strides, groups, filters):
+        dense_grad_weights(
+            inputs.reshape(-1, channels),
+            grad_weights[0, 0],
+            bias,
+            outputs.reshape(-1, filters),
+            relu,
+            grad_outputs.reshape(-1, filters),
+            grad_weights[0, 0],
+            grad_bias,
+        )
+        return
     if pixels < g.MIN_PIXELS and weights.shape[0] == 1 and weights.shape[1] == 1 and groups == 1:
         # The gather would load and store all its sums once for each image.
         mask = address_of(outputs) if relu else np.int64(0)

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from cnnforge_kernels.cpu.conv.dense import GRAIN_WORK
+from cnnforge_kernels.cpu.conv.gather import add_parts, whole_lines
 from cnnforge_kernels.cpu.conv.packing import copy_floats, pack_planes
 from cnnforge_kernels.cpu.conv.product import product_positions, product_width
 from cnnforge_kernels.cpu.conv.product_packing import add_columns, pack_columns
-from cnnforge_kernels.cpu.dense.forward import GRAIN_WORK
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
     aligned_floats,
@@ -36,12 +37,13 @@ from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_number, tile_of_nu
 from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_load, tile_store_after
 
 # Fields of the argument block: addresses, and the sizes of the matrices. MASK is the address of a
-# ReLU's outputs, or 0. PACKED is the address of the packed gradient, which has BLOCKS blocks.
+# ReLU's outputs, or 0. PACKED is the address of the packed gradient, which has BLOCKS blocks of
+# WIDTH columns. SUMS is the address of the sums of each part of the gradient, or 0.
 _INPUTS, _WEIGHTS, _GRADIENT, _MASK = range(4)
 _GRAD_INPUTS, _GRAD_WEIGHTS, _GRAD_BIAS = range(4, 7)
 _SAMPLES, _CHANNELS, _FILTERS = range(7, 10)
-_PACKED, _BLOCKS = range(10, 12)
-_FIELDS = 12
+_PACKED, _BLOCKS, _WIDTH, _SUMS = range(10, 14)
+_FIELDS = 14
 
 # The number of channels of a task, and the number of terms that are summed before the next ones are
 # read. The sums and the copies of a task fit a second-level cache of 512 KiB.
@@ -187,6 +189,43 @@ def dense_grad_inputs(
     call_once(_LAUNCH_INPUTS, a)
 
 
+@kernel_family(1)
+def _PACK_KERNEL(_: int) -> Any:
+    """Pack and sum parts ``begin`` to ``end - 1`` of the gradient, of _TERMS samples each.
+
+    A packed part has the axes (block, sample, filter).
+    """
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _dense_pack_kernel(block: Any, begin: int, end: int) -> None:
+        a = carray(block, _FIELDS)
+        filters, width, blocks = a[_FILTERS], a[_WIDTH], a[_BLOCKS]
+        places = np.empty(_TERMS, np.int64)
+        for row in range(_TERMS):
+            places[row] = row * 4 * filters
+        for part in range(begin, end):
+            first = part * _TERMS
+            count = min(_TERMS, a[_SAMPLES] - first)
+            packed = a[_PACKED] + 4 * first * blocks * width
+            offset = 4 * first * filters
+            pack_columns(
+                packed,
+                width,
+                a[_GRADIENT] + offset,
+                a[_MASK] + offset if a[_MASK] != 0 else 0,
+                address_of(places),
+                count,
+                filters,
+                width,
+            )
+            if a[_SUMS] != 0:
+                sums = a[_SUMS] + 4 * part * whole_lines(blocks * width)
+                add_columns(sums, packed, blocks, width, width, count)
+        places[:0] = 0
+
+    return _dense_pack_kernel
+
+
 @kernel_family(TILES)
 def _GRAD_WEIGHTS_KERNEL(number: int) -> Any:
     """Compute the gradient of the weights of some channels: tasks ``begin`` to ``end - 1``."""
@@ -218,6 +257,7 @@ def _GRAD_WEIGHTS_KERNEL(number: int) -> Any:
                     count,
                     _TASK_CHANNELS,
                 )
+                gradient = a[_PACKED] + 4 * begun * a[_BLOCKS] * WIDTH
                 group = max(1, _GROUP_FLOATS // (terms * WIDTH))
                 for first_block in range(0, a[_BLOCKS], group):
                     last_block = min(first_block + group, a[_BLOCKS])
@@ -233,7 +273,7 @@ def _GRAD_WEIGHTS_KERNEL(number: int) -> Any:
                             tile = product_accumulate(
                                 tile_broadcast(address_of(zeros), T, G, L),
                                 address_of(packed) + 4 * at,
-                                a[_PACKED] + 4 * (number * samples + begun) * WIDTH,
+                                gradient + 4 * number * terms * WIDTH,
                                 terms,
                                 4,
                                 4 * _TASK_CHANNELS,
@@ -264,28 +304,17 @@ def _LAUNCH_WEIGHTS(_: int) -> Any:
         vectors, lanes = product_width(filters)
         width = vectors * lanes
         a[_BLOCKS] = (filters + width - 1) // width
-        # The packed gradient has the axes (block, sample, filter).
+        a[_WIDTH] = width
         packed = aligned_floats(a[_BLOCKS] * samples * width)
-        a[_PACKED] = address_of(packed)
-        places = np.empty(samples, np.int64)
-        for sample in range(samples):
-            places[sample] = sample * 4 * filters
-        pack_columns(
-            a[_PACKED],
-            width,
-            a[_GRADIENT],
-            a[_MASK],
-            address_of(places),
-            samples,
-            filters,
-            width,
-        )
-        if a[_GRAD_BIAS] != 0:
-            sums = aligned_floats(a[_BLOCKS] * width)
-            sums[:] = np.float32(0)
-            add_columns(address_of(sums), a[_PACKED], a[_BLOCKS], width, width, samples)
+        parts = (samples + _TERMS - 1) // _TERMS
+        each = whole_lines(a[_BLOCKS] * width)
+        sums = aligned_floats(parts * each if a[_GRAD_BIAS] != 0 else 0)
+        sums[:] = np.float32(0)
+        a[_PACKED], a[_SUMS] = address_of(packed), address_of(sums) if sums.size > 0 else 0
+        run_kernel(_PACK_KERNEL, a, parts, 1)
+        if sums.size > 0:
+            add_parts(sums.reshape(parts, 1, each))
             copy_floats(a[_GRAD_BIAS], address_of(sums), filters)
-            sums[:0] = np.float32(0)
         positions = product_positions(min(_TASK_CHANNELS, channels), vectors)
         last = channels % _TASK_CHANNELS
         if last != 0:
@@ -297,7 +326,7 @@ def _LAUNCH_WEIGHTS(_: int) -> Any:
             _GRAD_WEIGHTS_KERNEL + tile_number(positions, vectors, lanes, 1), a, tasks, grain
         )
         packed[:0] = np.float32(0)
-        places[:0] = 0
+        sums[:0] = np.float32(0)
 
     return _launch_dense_weights
 

@@ -1,1 +1,0 @@
-"""Dense layers: forward pass and gradients, float32."""
