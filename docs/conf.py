@@ -44,6 +44,7 @@ exclude_patterns = [".*", "build", "dist", "runs", "**/templates", "**/__pycache
 CONTENTS = {
     "Use": [
         "docs/tutorial",
+        "docs/detection",
         "docs/detection-data",
         "docs/troubleshooting",
         "docs/inference",
