@@ -204,7 +204,7 @@ def _rescaling(layer: Any, base: _Base, shapes: Any) -> list[Operation] | None:
 
 
 def _normalization(layer: Any, base: _Base, shapes: Any) -> list[Operation] | None:
-    if layer.invert or tuple(layer.axis) != (len(base[3]),):
+    if layer.invert or tuple(layer.axis) not in ((-1,), (len(base[3]),)):
         return None
     mean, variance = (
         np.asarray(keras.ops.convert_to_numpy(each), np.float64)

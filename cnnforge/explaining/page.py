@@ -102,7 +102,7 @@ def explain_page(
     scores = steps[: network.operations[-1].step] if has_softmax else steps
     targets = [int(at) for at in np.argsort(-probabilities, kind="stable")[:_TARGETS]]
     cams = _cam_layers(network)
-    seeds = 5 if network.multiplications < 5e6 else 3 if network.multiplications < 1e8 else 1
+    seeds = 3 if network.multiplications < 1e8 else 1
     maps = why.explain(
         scores, image, targets, [network.operations[at].step for at in cams], seeds=seeds
     )
@@ -190,29 +190,9 @@ def _network_data(
         reason = f"it has {network.size:,} weights, and a page holds {MAX_WEIGHTS:,}"
     elif network.multiplications > MAX_MULTIPLICATIONS:
         reason = f"it needs {network.multiplications:,} multiplications for a picture"
-    fields = receptive_fields(network)
     half = not reason and network.size > MAX_EXACT
     first = next(iter(network.places("conv")), -1)
-    operations = []
-    for at, operation in enumerate(network.operations):
-        held = not reason or at <= first
-        field = fields[at]
-        operations.append(
-            {
-                "kind": operation.kind,
-                "name": plain(operation.name),
-                "inputs": operation.inputs,
-                "shape": list(operation.shape),
-                "settings": operation.settings,
-                "weights": {
-                    name: _weights(each, half and name == "kernel")
-                    for name, each in operation.weights.items()
-                }
-                if held
-                else {},
-                "field": field and [[axis.start, axis.step, axis.size] for axis in field],
-            }
-        )
+    operations = plain_operations(network, half=half, last=first if reason else None)
     data: dict[str, Any] = {
         "operations": operations,
         "alive": not reason,
@@ -230,6 +210,36 @@ def _network_data(
     if reason:
         left_out += _store(data, network, values, scores, image, targets)
     return data, left_out
+
+
+def plain_operations(
+    network: Network, *, half: bool = False, last: int | None = None
+) -> list[dict[str, Any]]:
+    """Return the operations of a network as plain values, as `network.js` reads them.
+
+    Args:
+        network: The network.
+        half: Whether to hold the kernels with 16 bits.
+        last: Index of the last operation whose weights are contained; all by default.
+    """
+    return [
+        {
+            "kind": operation.kind,
+            "name": plain(operation.name),
+            "inputs": operation.inputs,
+            "shape": list(operation.shape),
+            "settings": operation.settings,
+            "weights": {
+                name: _weights(each, half and name == "kernel")
+                for name, each in operation.weights.items()
+                if last is None or at <= last
+            },
+            "field": field and [[axis.start, axis.step, axis.size] for axis in field],
+        }
+        for at, (operation, field) in enumerate(
+            zip(network.operations, receptive_fields(network), strict=True)
+        )
+    ]
 
 
 def _computable(network: Network, first: int) -> int:

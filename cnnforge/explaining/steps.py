@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from cnnforge.backends import pullback
 from cnnforge.errors import UsageError
 from cnnforge.utils.keras_graph import FunctionalModel, layer_calls
 
-_BATCH = 32
+# Max number of pixel values in a batch: maps need much more memory than pictures.
+_MAX_VALUES = 2**21
+_MAX_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -189,11 +192,17 @@ def run(replay: Replay, images: np.ndarray) -> np.ndarray:
     Returns:
         (N, ...) float32.
     """
+    size = batch_size(images.shape[1:])
     parts = [
-        array(replay(tensor(images[at : at + _BATCH]), training=False))
-        for at in range(0, len(images), _BATCH)
+        array(replay(tensor(images[at : at + size]), training=False))
+        for at in range(0, len(images), size)
     ]
     return np.concatenate(parts)
+
+
+def batch_size(shape: tuple[int, ...]) -> int:
+    """Return how many pictures of a shape (H, W, C) to compute together."""
+    return max(4, min(_MAX_BATCH, _MAX_VALUES // max(1, math.prod(shape))))
 
 
 def all_values(steps: Sequence[Step], image: np.ndarray) -> list[np.ndarray]:

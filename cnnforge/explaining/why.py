@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cnnforge.explaining.steps import Replay, Step, all_values, gradients, run
+from cnnforge.explaining.steps import Replay, Step, all_values, batch_size, gradients, run
 
 MAX_CORRELATION = 0.3
 """Rank correlation from which on a map and that of random last layers are too similar."""
@@ -169,9 +169,10 @@ def integrated_gradients(
     count = MIN_STEPS
     while True:
         sums = np.zeros((len(classes), *image.shape))
-        for start in range(0, count, 32):
+        size = min(64, batch_size(image.shape))
+        for start in range(0, count, size):
             # The middles of the steps halve the error compared with their ends.
-            way = (np.arange(start, min(start + 32, count), dtype=np.float32) + 0.5) / count
+            way = (np.arange(start, min(start + size, count), dtype=np.float32) + 0.5) / count
             _, found = gradients(replay, way[:, None, None, None] * image, classes)
             for at, (of_images,) in enumerate(found):
                 sums[at] += of_images.sum(0, dtype=np.float64)

@@ -161,6 +161,10 @@ function putIn({ matrix, divisor }) {
   later();
 }
 
+function centerPool() {
+  if (pools.length) [state.poolSpot.row, state.poolSpot.column] = operations[state.pool].shape.map((size) => size >> 1);
+}
+
 function listen() {
   const choose = (id, change) => byId(id).addEventListener("change", (event) => change(Number(event.target.value)));
   choose("conv", (at) => {
@@ -178,6 +182,7 @@ function listen() {
   });
   choose("pool", (at) => {
     state.pool = at;
+    centerPool();
     showPooling();
   });
   choose("pool-map", (at) => {
@@ -259,10 +264,10 @@ async function start() {
     fillSelect(byId("conv"), convs.map((at) => [at, `${operations[at].name}, ${operations[at].settings.size.join("x")}`]), state.conv);
   }
   if (!DATA.alive) {
-    const [pixels] = [Float32Array.from(picture.data)];
-    state.values = forward(operations, pixels, DATA.computed);
+    state.values = forward(operations, state.pixels, DATA.computed);
   } else state.values = forward(operations, state.pixels);
-  state.neuron = order(expected)[0];
+  [state.neuron] = order(expected);
+  centerPool();
   if (convs.length) chooseConvolution();
   fillSelect(byId("pool"), names(pools), state.pool);
   fillSelect(byId("dense"), DATA.alive ? names(full) : names(full.slice(-1)), state.dense);

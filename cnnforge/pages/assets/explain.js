@@ -264,7 +264,8 @@ function showPadding() {
   const after = [height, width].map((length, axis) => Math.max(0, (shape[axis] - 1) * strides[axis] + (size[axis] - 1) * dilation[axis] + 1 - length - before[axis]));
   const padded = before.some(Boolean) || after.some(Boolean);
   byId("padded").parentElement.hidden = !map || map.height !== height;
-  const frame = `${before[0]} rows above, ${after[0]} below, ${before[1]} columns on the left and ${after[1]} on the right`;
+  const rowsOf = (count) => (count === 1 ? "1 row" : `${count} rows`), columnsOf = (count) => (count === 1 ? "1 column" : `${count} columns`);
+  const frame = `${rowsOf(before[0])} above, ${rowsOf(after[0])} below, ${columnsOf(before[1])} on the left and ${columnsOf(after[1])} on the right`;
   const without = [height, width].map((length, axis) => Math.floor((length - (size[axis] - 1) * dilation[axis] - 1) / strides[axis]) + 1);
   byId("padding-text").textContent = padded
     ? `Same padding puts a frame of zeros around the input: ${frame}. So an input of ${height}x${width} gives a map of ${shape[0]}x${shape[1]}; without the frame it would be ${without.join("x")}.`
@@ -307,7 +308,8 @@ function showPooling() {
   const list = values.length <= 9 ? values.map(({ value }) => shown(value)).join(", ") : `${values.length} values`;
   const result = max ? `the largest is ${shown(best.value)}, at row ${best.y + 1}, column ${best.x + 1} of the map`
     : `the mean is ${shown(values.reduce((sum, { value }) => sum + value, 0) / values.length)}`;
-  byId("pool-sentence").textContent = `Row ${row + 1}, column ${column + 1}, window of ${size.join("x")}: ${list}; ${result}.${state.poolSpot.fixed ? " Fixed." : ""}`;
+  const kept = values.length === 1 ? "a window of one value only leaves values out" : result;
+  byId("pool-sentence").textContent = `Row ${row + 1}, column ${column + 1}, window of ${size.join("x")}: ${list}; ${kept}.${state.poolSpot.fixed ? " Fixed." : ""}`;
 }
 
 function showFlattening() {
@@ -323,7 +325,9 @@ function showFlattening() {
     byId("flat-text").textContent += " The row is drawn in lines here.";
   }
   if (!values) return;
-  const columns = Math.min(values.length, 56), rows = Math.ceil(values.length / columns), data = new Float32Array(rows * columns);
+  // Full lines, if possible.
+  const divisor = [...Array(57).keys()].findLast((each) => values.length % each === 0);
+  const columns = divisor >= 16 ? divisor : Math.min(values.length, 56), rows = Math.ceil(values.length / columns), data = new Float32Array(rows * columns);
   data.set(values);
   paintValues(byId("flat"), { height: rows, width: columns, data }, 560);
 }
