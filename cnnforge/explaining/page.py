@@ -134,8 +134,10 @@ def explain_page(
             for each in DETECTORS.values()
         },
         "rescaling": _rescaling(network),
-        "poolNone": "This network has no pooling layer: it makes its maps smaller with strides, or "
-        "takes the mean of whole maps.",
+        "poolNone": "The page does not contain the maps of a pooling layer."
+        if network.places("max_pool", "average_pool")
+        else "This network has no pooling layer: it makes its maps smaller with strides, or takes "
+        "the mean of whole maps.",
     }
     if network.unknown:
         listed = ", ".join(network.unknown[:5]) + (", ..." if len(network.unknown) > 5 else "")

@@ -31,6 +31,17 @@ needs_axe = pytest.mark.skipif(
 _REPORT = Path(__file__).with_name("in_page.js").read_text(encoding="utf-8")
 
 
+_FRAME = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark">
+<script>addEventListener("message", ({ data }) => {
+const made = document.createElement("pre");
+made.id = "result-of-test";
+made.textContent = data;
+document.body.append(made);
+});</script>
+<body><iframe src="FILE" width="WIDTH" height="1500" style="border: 0"></iframe></body>
+"""
+
+
 def run_in_page(
     page: Path, script: str, *, width: int = 1280, dark: bool = False, scripts: str = ""
 ) -> Any:
@@ -45,6 +56,7 @@ def run_in_page(
         dark: Whether the user prefers dark colors.
         scripts: Further code that runs before.
     """
+    page = page.resolve()
     code = f"{_REPORT}\n{scripts}\nreport(async () => {{ {script} }});"
     code = code.replace("</script", "<\\/script")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
@@ -54,6 +66,9 @@ def run_in_page(
     copy = page.with_name(f"{page.stem}-in-test.html")
     # The script comes first, so that it sees the errors of the page.
     copy.write_text(text.replace("<main>", f"<script>{code}</script><main>", 1), encoding="utf-8")
+    # Chromium makes no window narrower than 500 pixels, so the page is in a frame.
+    outer = page.with_name(f"{page.stem}-frame.html")
+    outer.write_text(_FRAME.replace("WIDTH", str(width)).replace("FILE", copy.name), "utf-8")
     profile = page.parent / "profile"
     assert CHROMIUM is not None
     done = subprocess.run(
@@ -64,11 +79,11 @@ def run_in_page(
             "--disable-gpu",
             "--enable-logging=stderr",
             f"--user-data-dir={profile}",
-            f"--window-size={width},1500",
+            f"--window-size={width + 40},1600",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             "--virtual-time-budget=120000",
             "--dump-dom",
-            f"file://{copy}",
+            outer.as_uri(),
         ],
         capture_output=True,
         text=True,

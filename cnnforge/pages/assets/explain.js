@@ -42,7 +42,7 @@ function chain(at) {
   return found;
 }
 
-const STEPS = { relu: "the ReLU", add: "the sum with the shortcut" };
+const STEPS = { relu: "the ReLU", relu6: "the ReLU6", add: "the sum with the shortcut" };
 const stepName = ({ kind, settings }) => STEPS[settings.function ?? kind] ?? (kind === "affine" ? `the ${settings.what}` : `the ${settings.function}`);
 
 function showAnswer() {
@@ -51,9 +51,10 @@ function showAnswer() {
   byId("answer").textContent = `The answer for the picture: ${text}`;
   if (DATA.alive) byId("live").textContent = `Answer now: ${text}`;
   const scores = state.values[DATA.scores] ?? unpack(DATA.scoreValues).data;
+  const ratio = values[first] / Math.max(values[second], 1e-30);
   byId("runner").textContent = `The softmax turns the scores into probabilities, which sum to 1. ${CLASSES[first]} has the score ${shown(scores[first])}, `
     + `${CLASSES[second]} has ${shown(scores[second])}: a difference of ${shown(scores[first] - scores[second])} makes the answer `
-    + `${shown(values[first] / Math.max(values[second], 1e-30), 1)} times as probable as the runner-up.`;
+    + `${ratio > 1000 ? "more than 1,000" : shown(ratio, 1)} times as probable as the runner-up.`;
   fillBars(byId("probabilities"), ["class", "score", "probability"], order(values).slice(0, 5)
     .map((at) => [[CLASSES[at], shown(scores[at]), percent(values[at])], values[at]]));
 }
@@ -217,8 +218,8 @@ function showSpot() {
     ...(count > 12 ? [[["all others", shown(sum - heaviest.reduce((a, c) => a + sums[c], 0))], sum - heaviest.reduce((a, c) => a + sums[c], 0)]] : []),
     [["bias", shown(bias)], bias]]);
   const over = count === 1 ? `the sum of ${tall * wide} products` : `the sums of ${count} channels`;
-  byId("sentence").textContent = `${tall}x${wide} window at row ${row + 1}, column ${column + 1}: ${shown(sum)} (${over}) + ${shown(bias)} (bias) `
-    .replace("+ \u2212", "\u2212 ") + `= ${shown(sum + bias)}${end}`;
+  byId("sentence").textContent = `${tall}x${wide} window at row ${row + 1}, column ${column + 1}: ${shown(sum, 3)} (${over}) + ${shown(bias, 3)} (bias) `
+    .replace("+ \u2212", "\u2212 ") + `= ${shown(sum + bias, 3)}${end}`;
 }
 
 function showField(at, row, column) {
@@ -342,7 +343,7 @@ function showFull() {
   fillBars(byId("heaviest"), ["value", "number", "weight", "contribution"], terms.map(([from, value, weight]) => [
     [`${from + 1}`, shown(value), shown(weight, 3), shown(value * weight)], value * weight]));
   const total = terms.reduce((sum, [, value, weight]) => sum + value * weight, 0);
-  byId("full-text").textContent = `${shown(total)} (these ten) + ${shown(rest)} (all others) + ${shown(bias)} (bias) = ${shown(total + rest + bias)}`
+  byId("full-text").textContent = `${shown(total, 3)} (these ten) + ${shown(rest, 3)} (all others) + ${shown(bias, 3)} (bias) = ${shown(total + rest + bias, 3)}`
     .replaceAll("+ \u2212", "\u2212 ") + `${last ? ", the score" : ""}.`;
 }
 
@@ -364,11 +365,11 @@ function showAll() {
 }
 
 let waiting = false;
-// Compute once for all changes that come before the next frame.
+// Compute once for all changes that come before the browser has time.
 function later() {
   if (waiting) return;
   waiting = true;
-  requestAnimationFrame(() => {
+  setTimeout(() => {
     waiting = false;
     showAll();
   });
