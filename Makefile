@@ -23,6 +23,12 @@ ENGINES_VENV := .venv-engines
 ENGINES_BIN := $(ENGINES_VENV)/bin
 ENGINES_INSTALLED := $(ENGINES_VENV)/.installed
 
+# axe-core checks the accessibility of the web pages. Tests of pages skip what needs it, if it is not
+# there, and everything that needs Chromium.
+AXE_CORE ?= 4.14.1
+PAGES := .pages
+AXE := $(PAGES)/node_modules/axe-core/axe.min.js
+
 # Tests that compile few kernels: with make lint less than two minutes on two cores.
 FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/cnnforge/reporting \
 	tests/cnnforge/runs tests/cnnforge/tasks tests/cnnforge/utils $(wildcard tests/cnnforge/test_*.py) \
@@ -32,13 +38,14 @@ FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/c
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch cases lint format docs bench bench-torch bench-inference bench-gate clean
+.PHONY: help demo test test-fast test-torch test-pages cases lint format docs bench bench-torch bench-inference bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
 	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
+	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
@@ -100,6 +107,13 @@ test-torch: $(TORCH_INSTALLED)
 	KERAS_BACKEND=torch $(TORCH_BIN)/python -m pytest \
 		-W "ignore:Converting a tensor with requires_grad" $(TORCH_TESTS)
 
+$(AXE):
+	npm install --prefix $(PAGES) --no-save --no-audit --no-fund --silent axe-core@$(AXE_CORE)
+
+test-pages: $(TEST_INSTALLED) $(AXE)
+	$(BIN)/python -m pytest tests/cnnforge/pages tests/cnnforge/filtering tests/cnnforge/explaining \
+		tests/cnnforge/cli/explain
+
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -133,5 +147,5 @@ bench-gate: $(TEST_INSTALLED)
 		--cnnforge-gate benchmarks/thresholds $(GATE)
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) $(PAGES) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find cnnforge kernels plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,8 +22,6 @@ MAX_EXACT = 400_000
 """Max number of weights that a page holds with 32 bits."""
 MAX_MULTIPLICATIONS = 200_000_000
 """Max number of multiplications of a network that a page computes: about half a second."""
-MAX_BYTES = 3_000_000
-"""Max size of a page."""
 _MAX_SIDE = 256
 _TARGETS = 3
 _MAX_CAMS = 6
@@ -371,6 +369,8 @@ def _sure(similar: Similar, answer: str) -> str:
         f"the scores, of {of} training pictures. {same} of {len(similar.labels)} are of the class "
         f"{_short(answer)}."
     )
+    if 2 * same < len(similar.labels):
+        text += " That speaks against the answer."
     if any(each.same for each in similar.neighbors):
         text += (
             " The picture itself is a training picture, so the answer says nothing about new "

@@ -162,8 +162,8 @@ def _say(facts: dict[str, Any], made: Explained) -> None:
     failed = [each for each in made.maps if not each.means_something]
     if failed:
         _render.message(
-            f"note: {len(failed)} of {len(made.maps)} maps of the page mean nothing, because they "
-            "hardly change with random last layers; the page says so next to each"
+            f"note: the check with random last layers fails for {len(failed)} of {len(made.maps)} "
+            "maps; the page says which of them mean nothing"
         )
     for each in made.left_out:
         _render.message(f"the page leaves out: {each}")

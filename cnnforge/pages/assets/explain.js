@@ -137,7 +137,7 @@ function makeMatrix() {
   }
   const { size: [tall, wide], groups } = operation.settings, [, , filters] = operation.shape;
   const own = operations[operation.inputs[0]].shape[2] / groups, { data } = operation.weights.kernel;
-  box.style.gridTemplateColumns = `repeat(${wide}, minmax(0, 1fr))`;
+  box.style.gridTemplateColumns = `repeat(${wide}, minmax(3.4rem, 1fr))`;
   const key = [state.conv, state.filter, state.channel, DATA.alive].join();
   if (box.dataset.key !== key) {
     box.dataset.key = key;
@@ -160,7 +160,7 @@ function makeMatrix() {
     const value = data[(tap * own + state.channel) * filters + state.filter];
     child.className = value < 0 ? "negative" : "positive";
     if (child.tagName !== "INPUT") child.textContent = shown(value, 3);
-    else if (child !== document.activeElement) child.value = Number(value.toFixed(4));
+    else if (child !== document.activeElement) child.value = Number(value.toFixed(3));
   });
 }
 

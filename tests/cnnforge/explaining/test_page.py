@@ -244,6 +244,8 @@ def test_why_and_how_sure(lenet_page: Path) -> None:
         assert ("This map means nothing" in verdict) == (correlation >= 0.3)
         assert ("with a gap of" in verdict) == (method == "Integrated gradients")
     assert "of 30 of 40 training pictures" in value["sure"]
+    against = "0 of 2" in value["sure"]
+    assert ("That speaks against the answer" in value["sure"]) == against
     assert "The picture itself is a training picture" in value["sure"]
     first = "class 0; similarity 1; the same picture"
     assert value["neighbors"] == [first, "class 1; similarity 0.5"]
@@ -336,7 +338,7 @@ def test_a_page_that_does_not_compute(tmp_path: Path, monkeypatch: pytest.Monkey
     conv = keras.Model(model.inputs[0], model.get_layer("conv2").output)
     image = picture((28, 28, 1))
     monkeypatch.setattr(pages, "MAX_WEIGHTS", 1000)
-    monkeypatch.setitem(globals(), "picture", lambda shape: image if shape[2] == 1 else image)
+    monkeypatch.setitem(globals(), "picture", lambda shape: image)
     want = np.asarray(conv(image[None].astype(np.float32), training=False))[0]
     made = explained(model)
     assert not made.alive
