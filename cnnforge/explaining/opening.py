@@ -62,7 +62,7 @@ def similar_pictures(
         plugins: All plugins.
 
     Returns:
-        The pictures. If the data are gone or have changed, it says why there are none.
+        The pictures, or the reason for which there is not any: the data are gone or have changed.
     """
     height, width, channels = image.shape
     try:

@@ -10,7 +10,7 @@ from browser import needs_chromium, run_in_page
 
 from cnnforge.data import DataOptions, open_dataset
 from cnnforge.explaining.network import Network, describe
-from cnnforge.explaining.page import plain_operations
+from cnnforge.explaining.network_data import plain_operations
 from cnnforge.explaining.steps import all_values, divide
 from cnnforge.pages import packed, page
 from cnnforge.plugin_host.discovery import discover

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from browser import needs_axe, needs_chromium, run_in_page, violations
 
-from cnnforge.explaining import page as pages
+from cnnforge.explaining import network_data
 from cnnforge.explaining.page import Explained, Similar, explain_page
 from cnnforge.explaining.steps import divide
 from cnnforge.explaining.sure import Neighbor
@@ -312,7 +312,7 @@ def deep() -> keras.Model:
 def test_a_network_of_200_layers(
     tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "MAX_WEIGHTS", limit)
+    monkeypatch.setattr(network_data, "MAX_WEIGHTS", limit)
     monkeypatch.setattr("cnnforge.explaining.why.MAX_STEPS", 64)
     made = explained(deep())
     assert made.alive == (limit > 100)
@@ -337,7 +337,7 @@ def test_a_page_that_does_not_compute(tmp_path: Path, monkeypatch: pytest.Monkey
     model = lenet((28, 28, 1), 10)
     conv = keras.Model(model.inputs[0], model.get_layer("conv2").output)
     image = picture((28, 28, 1))
-    monkeypatch.setattr(pages, "MAX_WEIGHTS", 1000)
+    monkeypatch.setattr(network_data, "MAX_WEIGHTS", 1000)
     monkeypatch.setitem(globals(), "picture", lambda shape: image)
     want = np.asarray(conv(image[None].astype(np.float32), training=False))[0]
     made = explained(model)
@@ -366,7 +366,7 @@ def test_a_page_that_does_not_compute(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @needs_chromium
 def test_weights_of_16_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "MAX_EXACT", 100_000)
+    monkeypatch.setattr(network_data, "MAX_EXACT", 100_000)
     made = explained(lenet((28, 28, 1), 10))
     assert len(made.text) < 900_000
     script = "return [it('check').textContent, Number(it('check').dataset.difference)];"
