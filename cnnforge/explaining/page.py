@@ -191,7 +191,8 @@ def _halved(values: np.ndarray) -> np.ndarray:
 
 def _sure(similar: Similar, answer: str) -> str:
     if not similar.neighbors:
-        return f"The nearest training pictures are not known: {similar.problem or 'the run has no training data'}."
+        problem = similar.problem or "the run has no training data"
+        return f"The nearest training pictures are not known: {problem}."
     same = sum(label == answer for label in similar.labels)
     of = f"all {similar.available:,}"
     if similar.compared < similar.available:
