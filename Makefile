@@ -23,6 +23,12 @@ ENGINES_VENV := .venv-engines
 ENGINES_BIN := $(ENGINES_VENV)/bin
 ENGINES_INSTALLED := $(ENGINES_VENV)/.installed
 
+# axe-core checks the accessibility of the web pages. Tests of pages skip what needs it, if it is not
+# there, and everything that needs Chromium.
+AXE_CORE ?= 4.14.1
+PAGES := .pages
+AXE := $(PAGES)/node_modules/axe-core/axe.min.js
+
 # Tests that compile few kernels: with make lint less than two minutes on two cores.
 FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/cnnforge/reporting \
 	tests/cnnforge/runs tests/cnnforge/tasks tests/cnnforge/utils $(wildcard tests/cnnforge/test_*.py) \
@@ -34,7 +40,7 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated mutants cases lint format docs bench \
+.PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases lint format docs bench \
 	bench-torch bench-inference bench-gate clean
 
 help:
@@ -44,6 +50,7 @@ help:
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make test-annotated  compare readers of boxes with annotated photographs of other packages"
 	@echo "make mutants  check each broken layer 20 times: is its fault found in every run?"
+	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
@@ -118,6 +125,13 @@ test-annotated: $(TEST_INSTALLED)
 		CNNFORGE_STARDIST_WHEEL=$$(ls $(ANNOTATED)/stardist-*.whl) \
 		$(BIN)/python -m pytest tests/cnnforge_plugins/detection_data/test_real_photographs.py
 
+$(AXE):
+	npm install --prefix $(PAGES) --no-save --no-audit --no-fund --silent axe-core@$(AXE_CORE)
+
+test-pages: $(TEST_INSTALLED) $(AXE)
+	$(BIN)/python -m pytest tests/cnnforge/pages tests/cnnforge/filtering tests/cnnforge/explaining \
+		tests/cnnforge/cli/explain
+
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -151,5 +165,5 @@ bench-gate: $(TEST_INSTALLED)
 		--cnnforge-gate benchmarks/thresholds $(GATE)
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) $(PAGES) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find cnnforge kernels plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

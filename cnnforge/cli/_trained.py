@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
     from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.prediction import FileInputs, Predictor, RunData, SampleInputs
+    from cnnforge.runs import RunDirectory
+    from cnnforge.runs.requirements import Requirement
 
 
 @dataclass(frozen=True)
@@ -57,39 +59,15 @@ def open_trained(
             predictions of the model have changed with another version of a plugin.
     """
     from cnnforge.cli import _render
-    from cnnforge.configuration import TrainingOptions, check_types
-    from cnnforge.plugin import DEFAULT_TASK
-    from cnnforge.prediction.opening import changes_of, plugin_names
-    from cnnforge.runs import CONFIG, RunDirectory, requirements
+    from cnnforge.configuration import TrainingOptions
+    from cnnforge.prediction.opening import changes_of
+    from cnnforge.runs import requirements
 
-    run = RunDirectory.open(path)
-    stored, table = run.read_config()
-    options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
     # Called only because it raises an error if `kernels` is invalid.
     _ = TrainingOptions(kernels=kernels)
-    plugins = load_plugins(plugin_names(options.plugin, explicit or ()))
+    run, trained_on, plugins, others = open_run(path, explicit, load_plugins, data)
+    from cnnforge.prediction import open_predictor
 
-    # Checked before the model is opened, because Keras may be imported for that, which takes
-    # seconds: wrong data and a missing plugin are reported at once.
-    if data is not None:
-        from cnnforge.data.references import find_dataset
-
-        find_dataset(data, plugins.datasets)
-    others = requirements.check(run, plugins.records, model_only=True)
-
-    from cnnforge.cli._native_code import before_native_code
-
-    before_native_code()
-    from cnnforge.prediction import KeptSplit, RunData, open_predictor
-
-    trained_on = RunData(
-        reference=options.data,
-        validation_fraction=options.validation_fraction,
-        seed=options.split_seed,
-        fingerprint=str(table.get("fingerprint", "")),
-        task=str(table.get("task", DEFAULT_TASK)),
-        split=KeptSplit.read(run),
-    )
     predictor = open_predictor(
         run,
         plugins,
@@ -106,6 +84,62 @@ def open_trained(
         clauses = "; ".join(map(requirements.describe_change, others))
         _render.message(f"warning: {clauses}; {compared}")
     return Trained(predictor, trained_on, plugins)
+
+
+def open_run(
+    path: Path,
+    explicit: Sequence[str] | None,
+    load_plugins: Callable[[Sequence[str]], Plugins],
+    data: str | None = None,
+) -> tuple[RunDirectory, RunData, Plugins, Sequence[Requirement]]:
+    """Open a run without its model.
+
+    Args:
+        path: See `open_trained`.
+        explicit: See `open_trained`.
+        load_plugins: See `open_trained`.
+        data: See `open_trained`.
+
+    Returns:
+        The run, its data, all loaded plugins, and the plugins that have other versions than when
+        the model was saved.
+
+    Raises:
+        UsageError: See `open_trained`.
+        RunError: See `open_trained`.
+    """
+    from cnnforge.configuration import TrainingOptions, check_types
+    from cnnforge.plugin import DEFAULT_TASK
+    from cnnforge.prediction.opening import plugin_names
+    from cnnforge.runs import CONFIG, RunDirectory, requirements
+
+    run = RunDirectory.open(path)
+    stored, table = run.read_config()
+    options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
+    plugins = load_plugins(plugin_names(options.plugin, explicit or ()))
+
+    # Checked before the model is opened, because Keras may be imported for that, which takes
+    # seconds: wrong data and a missing plugin are reported at once.
+    if data is not None:
+        from cnnforge.data.references import find_dataset
+
+        find_dataset(data, plugins.datasets)
+    others = requirements.check(run, plugins.records, model_only=True)
+
+    from cnnforge.cli._native_code import before_native_code
+
+    before_native_code()
+    from cnnforge.prediction import KeptSplit, RunData
+
+    trained_on = RunData(
+        reference=options.data,
+        validation_fraction=options.validation_fraction,
+        seed=options.split_seed,
+        fingerprint=str(table.get("fingerprint", "")),
+        task=str(table.get("task", DEFAULT_TASK)),
+        split=KeptSplit.read(run),
+    )
+    return run, trained_on, plugins, others
 
 
 def _import_keras() -> None:

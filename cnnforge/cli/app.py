@@ -19,6 +19,7 @@ from cnnforge.cli.bench.bench import bench
 from cnnforge.cli.data.data import group as data
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
+from cnnforge.cli.explain.explain import explain
 from cnnforge.cli.explain.filter import filter
 from cnnforge.cli.explain.report import report
 from cnnforge.cli.plugins.plugins import group as plugins
@@ -28,7 +29,18 @@ from cnnforge.cli.train import train
 from cnnforge.cli.verify import verify
 from cnnforge.errors import CnnforgeError, UsageError
 
-_COMMANDS = (train, evaluate, predict, filter, report, verify, runs, bench, doctor)
+_COMMANDS = (
+    train,
+    evaluate,
+    predict,
+    explain,
+    filter,
+    report,
+    verify,
+    runs,
+    bench,
+    doctor,
+)
 _GROUPS = (data, plugins)
 
 # Arguments with which no command does its work.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from string import Template
 
 import numpy as np
-from PIL import Image
 
 from cnnforge.filtering.detectors import DETECTORS, Detector
 from cnnforge.filtering.maps import Convolve, Padding, feature_map
-from cnnforge.pages import asset, escape, packed, page
+from cnnforge.pages import asset, escape, packed, page, reduced
 
 MAX_SIDE = 256
 """Max height and width of the picture in a page. A larger picture is made smaller."""
@@ -47,7 +46,7 @@ def filter_page(
     Raises:
         UsageError: See `feature_map`.
     """
-    small = _reduced(image)
+    small = reduced(image, MAX_SIDE)
     made = feature_map(
         small, detector, convolve, stride=stride, padding=padding, relu=relu, pool=pool
     )
@@ -73,16 +72,6 @@ def filter_page(
     }
     body = _body(image.shape, small.shape, name, detector, stride, padding, relu, pool)
     return page(f"{detector.name}: {name}", body, scripts=["page.js", "filter.js"], data=data)
-
-
-def _reduced(image: np.ndarray) -> np.ndarray:
-    height, width, channels = image.shape
-    scale = MAX_SIDE / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    pixels = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-    return np.asarray(pixels.resize(size, Image.Resampling.BICUBIC)).reshape(size[1], size[0], -1)
 
 
 def _body(

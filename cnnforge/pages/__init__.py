@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 
 def page(title: str, body: str, *, scripts: Sequence[str], data: Mapping[str, Any]) -> str:
@@ -58,8 +59,28 @@ def page(title: str, body: str, *, scripts: Sequence[str], data: Mapping[str, An
 
 def escape(text: str) -> str:
     """Escape a text for HTML, also for the value of an attribute."""
-    # Marks that change the direction of the following text would reach beyond this text.
-    return html.escape("".join(c for c in text if c not in _DIRECTION_MARKS))
+    return html.escape(plain(text))
+
+
+def plain(text: str) -> str:
+    """Remove marks from a text that change the direction of the text that follows it."""
+    return "".join(c for c in text if c not in _DIRECTION_MARKS)
+
+
+def reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Make a picture smaller if it is larger than a square.
+
+    Args:
+        pixels: (H, W, 1 or 3) uint8.
+        side: Max height and width.
+    """
+    height, width, channels = pixels.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC)).reshape(size[1], size[0], -1)
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:

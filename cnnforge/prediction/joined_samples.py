@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge.data import Samples
+from cnnforge.data import Dataset, Samples
+
+
+def joined(dataset: Dataset) -> Samples:
+    """Return all samples of a dataset: first the training samples, then the validation samples."""
+    if not len(dataset.validation):
+        return dataset.train
+    return JoinedSamples(dataset.train, dataset.validation)
 
 
 class JoinedSamples:

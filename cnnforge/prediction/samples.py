@@ -15,6 +15,7 @@ from cnnforge.data import (
     DataOptions,
     Dataset,
     DataSummary,
+    Placing,
     Samples,
     SkippedFile,
     Split,
@@ -26,7 +27,7 @@ from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK, DatasetSpec, TaskSpec
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
-from cnnforge.prediction.joined_samples import JoinedSamples, original_of
+from cnnforge.prediction.joined_samples import joined, original_of
 from cnnforge.prediction.kept_split import KeptSplit, Origin
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.tasks import Evaluation, Row, load_task
@@ -186,20 +187,10 @@ def open_samples(
         DataError: The dataset cannot be read.
     """
     tasks = discover().tasks if tasks is None else tasks
-    options = DataOptions(
-        image_size=image_shape[:2],
-        color="grayscale" if image_shape[2] == 1 else "rgb",
-        validation_fraction=trained_on.validation_fraction,
-        seed=trained_on.seed,
-        purpose="evaluation" if need_labels else "prediction",
-        placing=load_task(tasks[trained_on.task]).placing,
-    )
-    dataset = _open(reference, datasets, options, tasks)
-    if dataset.image_shape != image_shape:
-        raise UsageError(
-            f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
-            f"{_times(image_shape)}: use other data"
-        )
+    placing = load_task(tasks[trained_on.task]).placing
+    purpose = "evaluation" if need_labels else "prediction"
+    options = _options(image_shape, trained_on, purpose, placing)
+    dataset = _open_of_shape(reference, image_shape, datasets, options, tasks)
     if dataset.labelled and not tasks.same(trained_on.task, dataset.task):
         own, task = (tasks.shortest_name(tasks[name]) for name in (trained_on.task, dataset.task))
         raise UsageError(
@@ -226,9 +217,42 @@ def open_samples(
     return _untrained(dataset, origin, is_own, leave_out=need_labels or is_own)
 
 
+def training_samples(
+    trained_on: RunData,
+    image_shape: tuple[int, int, int],
+    datasets: Registry[DatasetSpec],
+    tasks: Registry[TaskSpec],
+) -> SampleInputs:
+    """Open the samples that the model of a run was trained on.
+
+    Args:
+        trained_on: The data of the run.
+        image_shape: (H, W, C) of the model's images.
+        datasets: Registry of the datasets that plugins declare.
+        tasks: Registry of the tasks.
+
+    Returns:
+        The samples. A run that has not kept its split gets the training part of its data.
+
+    Raises:
+        UsageError: There is no such dataset, or its images have another shape.
+        DataError: The data cannot be read, or they have none of the training samples any more.
+    """
+    reference = trained_on.reference
+    options = _options(image_shape, trained_on, "training")
+    dataset = _open_of_shape(reference, image_shape, datasets, options, tasks)
+    samples, chosen = dataset.train, np.arange(len(dataset.train))
+    if trained_on.split is not None and dataset.splits is not None:
+        samples = joined(dataset)
+        chosen = np.flatnonzero(trained_on.split.find(_all(dataset.splits)).trained)
+    if not len(chosen):
+        raise DataError(f"{reference} has none of the images that the model was trained on")
+    return SampleInputs(dataset, samples, chosen, f"the training part of {dataset.name}")
+
+
 def _untrained(dataset: Dataset, origin: Origin, is_own: bool, leave_out: bool) -> SampleInputs:
     """Choose the samples that a run was not trained on, and explain the choice in notes."""
-    samples, what, notes = _joined(dataset), dataset.name, []
+    samples, what, notes = joined(dataset), dataset.name, []
     trained, total = int(origin.trained.sum()), len(samples)
     chosen = np.ones(total, bool)
     if trained == total:
@@ -283,16 +307,42 @@ def _split_again(
                 "the run: the model was perhaps trained on some of these images",
             )
         return SampleInputs(split, split.validation, indices, what, notes)
-    samples = _joined(dataset)
+    samples = joined(dataset)
     return SampleInputs(
         dataset, samples, _in_order(dataset, samples, np.ones(len(samples), bool)), dataset.name
     )
 
 
-def _joined(dataset: Dataset) -> Samples:
-    if not len(dataset.validation):
-        return dataset.train
-    return JoinedSamples(dataset.train, dataset.validation)
+def _options(
+    image_shape: tuple[int, int, int],
+    trained_on: RunData,
+    purpose: Any,
+    placing: Placing = "stretch",
+) -> DataOptions:
+    return DataOptions(
+        image_size=image_shape[:2],
+        color="grayscale" if image_shape[2] == 1 else "rgb",
+        validation_fraction=trained_on.validation_fraction,
+        seed=trained_on.seed,
+        purpose=purpose,
+        placing=placing,
+    )
+
+
+def _open_of_shape(
+    reference: str,
+    image_shape: tuple[int, int, int],
+    datasets: Registry[DatasetSpec],
+    options: DataOptions,
+    tasks: Registry[TaskSpec],
+) -> Dataset:
+    dataset = _open(reference, datasets, options, tasks)
+    if dataset.image_shape != image_shape:
+        raise UsageError(
+            f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
+            f"{_times(image_shape)}: use other data"
+        )
+    return dataset
 
 
 def _all(splits: tuple[Split, Split]) -> Split:

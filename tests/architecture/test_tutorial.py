@@ -34,7 +34,7 @@ def test_the_tutorial(tmp_path, monkeypatch):
     assert script is not None
     exec(script[1], {})
     write_tables(tmp_path)
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 13
     for command in COMMANDS:
         assert main(shlex.split(command)) == 0, command
     run = tmp_path / "runs" / "lenet-pictures-001"
