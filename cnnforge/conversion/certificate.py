@@ -112,7 +112,7 @@ class LayerCheck:
 
     @property
     def fault(self) -> str:
-        """What is wrong, as the end of a sentence about the layer; "" if it has passed."""
+        """The end of a sentence that says why the layer has failed; "" if it has passed."""
         if self.passed:
             return ""
         wrong = next((result.tensor for result in self.results if not result.ok), "")

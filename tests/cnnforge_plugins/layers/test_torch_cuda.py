@@ -180,11 +180,33 @@ def test_values_in_the_simulator():
 
 
 @pytest.mark.skipif(SIMULATED, reason="needs no simulator")
+def test_functions_get_tensors_with_an_array_interface(device, monkeypatch):
+    import doubled_cuda
+    from doubled import make_op
+
+    seen = []
+
+    def forward(inputs, fault, outputs, stream):
+        # A tensor that requires a gradient has no CUDA array interface.
+        seen.append((inputs.requires_grad, outputs.requires_grad, stream))
+
+    def backward(grad_outputs, fault, grad_inputs, stream):
+        seen.append((grad_outputs.requires_grad, grad_inputs.requires_grad, stream))
+
+    monkeypatch.setattr(doubled_cuda, "forward", forward)
+    monkeypatch.setattr(doubled_cuda, "backward", backward)
+    op = make_op("doubled_under_torch", "doubled_cuda")
+    inputs = torch.ones((2, 3), requires_grad=True)
+    torch.autograd.grad(op(inputs), inputs, torch.ones((2, 3)))
+    assert seen == [(False, False, STREAM)] * 2
+
+
+@pytest.mark.skipif(SIMULATED, reason="needs no simulator")
 def test_every_op_has_its_functions(device):
     from cnnforge.ops.array_op import registered_ops
     from cnnforge.ops.torch.run import cuda_functions, runs_on
 
-    ops = [op for op in registered_ops() if op.cuda]
+    ops = [op for op in registered_ops() if op.cuda == launch.__name__]
     assert len(ops) == 7
     for op in ops:
         assert runs_on(op, DEVICE)
