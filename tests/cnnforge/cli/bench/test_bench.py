@@ -118,7 +118,8 @@ def test_a_model(capsys):
     result = json.loads(capsys.readouterr().out)
     cases = result["cases"]
     assert {case["auto"] for case in cases} <= {"numba", "keras", "apart"}
-    names = ["conv1", "pool1", "dropout1", "conv2", "pool2", "dropout2", "dropout3"]
+    names = ["conv1", "pool1", "dropout1", "conv2", "pool2", "dropout2"]
+    names += ["dense", "dropout3", "probabilities"]
     for which in ("training", "inference"):
         assert [it["layer"] for it in result["auto"][which]] == names
     assert [case["shape"][0] for case in cases] == [2] * len(cases)
