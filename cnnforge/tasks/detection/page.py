@@ -121,7 +121,7 @@ def _curve(run: RunDirectory) -> str:
 
 def _errors(found: Mapping[str, Any]) -> str:
     rows = [
-        (name, f"{values['count']:,}", f"{values['lost_ap50']:.4f}")
+        (name, f"{values['count']:,}", f"{values['lost_map50']:.4f}")
         for name, values in found["errors"].items()
     ]
     about = "The mAP50 that is lost by each kind of error (TIDE, D. Bolya et al., 2020)."

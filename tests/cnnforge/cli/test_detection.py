@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,24 @@ def test_a_run_says_how_it_was_trained(run: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*CLASSES, "mAP50", "recall"))
     assert main(["verify", str(run)]) == 0
+
+
+def test_the_report_shows_objects(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="([^"]*)">', text)
+    assert sections[:7] == [
+        "curves",
+        "pictures",
+        "numbers",
+        "classes",
+        "precision",
+        "errors",
+        "labels",
+    ]
+    assert text.count("<img") == 2
+    for title in ("mAP50-95, small objects", "wrong class and place", *CLASSES):
+        assert title in text
+    assert len(text) < 3_000_000
 
 
 def test_boxes_are_in_pixels_of_the_upright_picture(run: Path, picture: Any) -> None:
