@@ -50,6 +50,8 @@ class BoxPainter:
         boxes: np.ndarray,
         labels: np.ndarray,
         confidences: np.ndarray | None = None,
+        *,
+        letter: int = _MIN_LETTER,
     ) -> Image.Image:
         """Draw boxes into a picture.
 
@@ -58,6 +60,7 @@ class BoxPainter:
             boxes: (k, 4) float, `x1 y1 x2 y2` in pixels of the picture.
             labels: (k,) indices of the classes.
             confidences: (k,) float from 0 to 1, which the labels show; `None`: they do not.
+            letter: Min size of the letters in pixels.
 
         Returns:
             A new picture in the mode `"RGB"`. It has the same size, or a multiple if the longer
@@ -70,7 +73,7 @@ class BoxPainter:
             picture = picture.resize(size, Image.Resampling.NEAREST)
         canvas = ImageDraw.Draw(picture)
         line = max(2, round(max(size) / 400))
-        letter = max(_MIN_LETTER, round(max(size) / 60))
+        letter = max(letter, round(max(size) / 60))
         # Draw those with the highest confidence last, so that nothing covers their labels.
         order = range(len(boxes)) if confidences is None else np.argsort(confidences)
         for number in order:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cnnforge.data import Dataset, letterbox
 from cnnforge.reporting.drawing import new_figure, style, write
 from cnnforge.reporting.lettering import lettering
 from cnnforge.tasks.detection.coco import Matches
+from cnnforge.tasks.detection.drawing import BoxPainter
 from cnnforge.tasks.detection.metrics import DetectionEvaluation
 
 # Colors that differ for readers who confuse red and green, too (M. Okabe and K. Ito, 2008).
@@ -21,6 +22,8 @@ _GRAY, _DARK = "#9a9a9a", "#333333"
 _MAX_NAMED = 7
 _MAX_IMAGES = 8
 _MAX_BARS = 30
+# Min size of the letters in a validation image, in pixels of 480 or more.
+_LETTER = 20
 
 
 def curves(path: Path, evaluation: DetectionEvaluation, title: str) -> None:
@@ -104,10 +107,7 @@ def truth_and_found(path: Path, evaluation: DetectionEvaluation, title: str) -> 
     columns = 4 if len(chosen) > 1 else 2
     rows = -(-2 * len(chosen) // columns)
     with style({"axes.grid": False, "font.size": 9}):
-        import matplotlib as mpl
-
-        letters = lettering(evaluation.classes)
-        mpl.rcParams["font.family"] = letters.families
+        painter = BoxPainter(evaluation.classes)
         side = 2.7
         figure = new_figure(
             side * columns, side * height / width * rows + 0.6, layout="constrained"
@@ -121,51 +121,16 @@ def truth_and_found(path: Path, evaluation: DetectionEvaluation, title: str) -> 
             placement = letterbox((size[0], size[1]), (height, width))
             truth = evaluation.truth[number]
             found = evaluation.found[number].at_least(evaluation.threshold)
-            names = [letters.names[label] for label in truth.labels]
-            scored = [
-                f"{letters.names[label]} {score:.2f}"
-                for label, score in zip(found.labels, found.scores, strict=True)
-            ]
-            for axes, heading, objects, texts in (
-                (grid[2 * place], "truth", truth, names),
-                (grid[2 * place + 1], "found", found, scored),
+            for axes, heading, objects, scores in (
+                (grid[2 * place], "truth", truth, None),
+                (grid[2 * place + 1], "found", found, found.scores),
             ):
-                _draw_boxes(axes, image, placement.to_model(objects.boxes), objects.labels, texts)
+                picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+                boxes = placement.to_model(objects.boxes)
+                axes.imshow(painter.draw(picture, boxes, objects.labels, scores, letter=_LETTER))
                 if place < columns // 2:
                     axes.set_title(heading, fontsize=9, fontweight="normal", color="#555555")
         write(figure, path)
-
-
-def _draw_boxes(
-    axes: Any, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, texts: Sequence[str]
-) -> None:
-    from matplotlib.patches import Rectangle
-
-    height, width = image.shape[:2]
-    pixels = image[..., 0] if image.shape[2] == 1 else image
-    # The left edge of the first pixel is 0.
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    # Draw the object with the highest confidence last, on top.
-    for number in reversed(range(len(boxes))):
-        box, label, text = boxes[number], labels[number], texts[number]
-        color = _COLORS[int(label) % len(_COLORS)]
-        x1, y1, x2, y2 = (float(value) for value in box)
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, lw=1.3))
-        # A text must not hide that of a better box with nearly the same corner.
-        hidden = np.abs(boxes[:number, :2] - box[:2]).max(axis=1, initial=0) < 0.1 * height
-        below = y1 < 0.09 * height or hidden.sum() % 2 == 1
-        axes.text(
-            x1,
-            y2 if below else y1,
-            text,
-            fontsize=6.5,
-            va="top" if below else "bottom",
-            color="black",
-            bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8},
-            clip_on=True,
-        )
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
 
 
 def labels(path: Path, dataset: Dataset, title: str) -> None:
