@@ -117,8 +117,10 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
             f"{_BATCH} batch-size": "the batch size does not change the result: leave it out",
             "imgsz img-size size image-size resolution input-size": "images are resized to the "
             "size that the model takes: leave it out",
-            "conf threshold confidence": "every image gets a row with its probability: filter the "
-            "file that --output writes",
+            "conf threshold min-confidence": "--confidence",
+            "iou nms": "--overlap",
+            "max-det": "--max-detections",
+            "sahi tiled tiles": "--tile",
         }
     ),
 }

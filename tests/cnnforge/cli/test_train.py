@@ -853,7 +853,7 @@ def test_a_file_that_cannot_be_written_costs_no_other(
     ("module", "function", "name"),
     [
         ("cnnforge.training.session", "training_curves", "curves.png"),
-        ("cnnforge.tasks.classification.report", "confusion_matrix", "confusion_matrix.png"),
+        ("cnnforge.tasks.confusion", "confusion_matrix", "confusion_matrix.png"),
         ("cnnforge.training.session", "write_report", "report.html"),
     ],
 )

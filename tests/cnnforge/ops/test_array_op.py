@@ -269,7 +269,7 @@ def double_backward(grad_outputs, grad_inputs):
 
 def test_plain_functions_are_compiled_and_stay_callable():
     op = ArrayOp(
-        "doubled",
+        "doubled_by_plain_functions",
         forward=double,
         backward=double_backward,
         inputs={"inputs": 1},

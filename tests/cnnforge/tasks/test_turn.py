@@ -91,7 +91,7 @@ def test_resumed_equals_uninterrupted(train: Callable[..., dict], tmp_path: Path
         stderr=subprocess.PIPE,
         text=True,
     )
-    run, limit = tmp_path / "i" / "compass-120-001", time.monotonic() + 100
+    run, limit = tmp_path / "i" / "compass-turned_120-001", time.monotonic() + 100
     while not list(run.glob("last/state-*")) and time.monotonic() < limit:
         time.sleep(0.02)
     process.terminate()
