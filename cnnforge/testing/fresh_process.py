@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -113,18 +114,21 @@ def fork() -> None:
         # Python warns of the threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         process = multiprocessing.get_context("fork").Process(
-            target=_serve, args=(theirs,), daemon=True
+            target=_serve, args=(theirs, ours), daemon=True
         )
         process.start()
     _forked.append((process, ours))
 
 
-def _serve(connection: Any) -> None:
+def _serve(connection: Any, other_end: Any) -> None:
+    # Only the parent may hold the other end: `recv` then ends when the parent ends or crashes.
+    other_end.close()
     silent = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silent, stream)
-    _open_models(connection.recv())
-    connection.send("done")
+    with contextlib.suppress(EOFError):
+        _open_models(connection.recv())
+        connection.send("done")
 
 
 def _from_fork(request: dict[str, Any]) -> bool:

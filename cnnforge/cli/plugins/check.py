@@ -95,6 +95,8 @@ def check(
 
 # The checks that --boundscheck runs.
 _BOUNDS = ("index_in_range", "races")
+# The checks that tell whether a layer accesses memory as it should.
+_MEMORY = (*_BOUNDS, "every_element_written")
 
 
 def _start_processes(specs: Sequence[Spec], only: Sequence[str] | None) -> bool:
@@ -181,10 +183,16 @@ def _unknown(option: str, name: str, known: list[str]) -> UsageError:
 def _rows(
     checks: Sequence[tuple[Spec, Check]], *, alone: bool, show: bool
 ) -> Iterator[dict[str, Any]]:
-    """Run checks, and yield the result of each."""
+    """Run checks, and yield the result of each.
+
+    A model is not run if a layer of its plugin accesses memory wrongly: the process could end with
+    a crash, and the results would tell nothing.
+    """
+    from cnnforge.plugin import LayerSpec, ModelSpec
     from cnnforge.testing.printed import captured
 
     header = None
+    damaged: dict[str, str] = {}
     for spec, check in checks:
         if show and spec is not header:
             if header is not None:
@@ -192,9 +200,14 @@ def _rows(
             typer.echo(f"{spec.kind} {spec.qualified_name}: {spec.summary}")
             header = spec
         printed: list[str] = []
-        # What a layer prints must not mix with the report.
-        with captured(printed):
-            status, message = check.alone() if alone else check.result()
+        if isinstance(spec, ModelSpec) and spec.plugin in damaged:
+            status, message = "not run", damaged[spec.plugin]
+        else:
+            # What a layer prints must not mix with the report.
+            with captured(printed):
+                status, message = check.alone() if alone else check.result()
+        if status == "failed" and isinstance(spec, LayerSpec) and check.kind in _MEMORY:
+            damaged.setdefault(spec.plugin, f"{check} of the layer {spec.name} failed")
         row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind}
         row |= {"case": check.case, "status": status, "message": message}
         if show:

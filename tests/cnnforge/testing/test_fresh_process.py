@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -86,3 +87,25 @@ def test_a_copy_is_trusted_only_if_it_finds_no_fault(tmp_path, monkeypatch, answ
 
 def test_without_a_copy(tmp_path):
     assert not fresh_process._from_fork({"folder": str(tmp_path)})
+
+
+def test_the_copy_ends_when_its_parent_crashes():
+    """Otherwise it keeps the pipes open, and whoever reads them waits for ever."""
+    code = (
+        "import os; from cnnforge.testing import fresh_process; fresh_process.fork();"
+        "print(fresh_process._forked[0][0].pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9
+    # `run` ends only if nobody holds the pipes. The copy has closed them, so look at it, too.
+    copy = int(done.stdout)
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{copy}") or _is_zombie(copy):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the copy of a process that has crashed still runs")
+
+
+def _is_zombie(process: int) -> bool:
+    with open(f"/proc/{process}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"

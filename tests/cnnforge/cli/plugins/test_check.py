@@ -278,3 +278,30 @@ def test_unknown_names(install_plugin, capsys, name, message):
     install_plugin("hopeless", "1 / 0")
     assert main(["plugins", "check", name]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_models_are_not_run_after_a_layer_that_damages_memory(capsys) -> None:
+    from cnnforge.cli.plugins.check import _rows
+    from cnnforge.plugin import LayerSpec, ModelSpec
+    from cnnforge.testing import Check
+
+    def fails() -> str:
+        raise AssertionError("index 8 is outside of axis 2")
+
+    def crashes() -> str:
+        raise SystemError("the model must not run")
+
+    layer = LayerSpec(plugin="acme", name="blur", target="acme.layer:Blur", summary="blurs")
+    model = ModelSpec(plugin="acme", name="net", target="acme.model:build", summary="a net")
+    other = ModelSpec(plugin="zeta", name="net", target="zeta.model:build", summary="a net")
+    checks = [
+        (layer, Check("index_in_range", "default", fails)),
+        (model, Check("builds", "28x28x1", crashes)),
+        (other, Check("builds", "28x28x1", lambda: "fine")),
+    ]
+    rows = list(_rows(checks, alone=False, show=True))
+    assert [row["status"] for row in rows] == ["failed", "not run", "ok"]
+    assert rows[1]["message"] == "index_in_range-default of the layer blur failed"
+    assert "--   builds-28x28x1: index_in_range-default of the layer blur failed" in (
+        capsys.readouterr().out
+    )
