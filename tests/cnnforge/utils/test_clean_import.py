@@ -13,6 +13,8 @@ def folders(tmp_path, monkeypatch):
     (tmp_path / "heavy_op.py").write_text("import keras\nop = 1")
     (tmp_path / "ending_op.py").write_text("import os\nos._exit(3)")
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Another test may have left a process that is ready.
+    monkeypatch.setattr(clean_import, "_ready", {})
     return tuple(sys.path)
 
 
