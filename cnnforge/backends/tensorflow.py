@@ -262,10 +262,10 @@ def repeated_passes(layer: keras.layers.Layer, grad_inputs: bool) -> dict[str, C
     Returns:
         Functions by name. `forward(count, inputs)` computes the outputs, as in a prediction.
         `full(count, inputs, upstream)` computes the outputs and the gradients, as in training.
-        `backward(count, inputs, upstream)` computes the outputs once, and then only the gradients;
-        it is missing if there is no gradient to compute. Each computes its pass `count` times in
-        one graph call, and returns when the last computation is done. `upstream` is the gradient
-        with respect to the outputs.
+        `backward(count, inputs, upstream)` computes the outputs once, and then only the gradients.
+        A layer without gradients has no such function. Each function computes its pass `count`
+        times in one graph call, and returns when the last computation is done. `upstream` is the
+        gradient with respect to the outputs.
     """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
 

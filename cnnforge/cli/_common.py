@@ -28,6 +28,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 """The option `--json`. It is the type of a command's parameter `json` with default `False`."""
 
 
+KernelsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|numba|keras",
+        help="auto: the inference plan of the run, which needs no Keras; numba, keras: the model "
+        "in Keras, with layers of these.",
+    ),
+]
+"""The option `--kernels` of commands that use a trained model; its default is `"auto"`."""
+
+
 def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:
     """Load all plugins, and print a warning on stderr for each installed plugin that fails to load.
 

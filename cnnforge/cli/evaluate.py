@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, find_run, load_plugins, print_json
+from cnnforge.cli._common import (
+    JsonOption,
+    KernelsOption,
+    PluginOption,
+    find_run,
+    load_plugins,
+    print_json,
+)
 
 # Max number of rows on a terminal; a table of a thousand classes hides the line above it.
 _MAX_SHOWN = 40
@@ -31,14 +38,7 @@ def evaluate(
             "data may have.",
         ),
     ] = "validation",
-    kernels: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|numba|keras",
-            help="auto: the inference plan of the run, which needs no Keras; numba, keras: the "
-            "model in Keras, with layers of these.",
-        ),
-    ] = "auto",
+    kernels: KernelsOption = "auto",
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:

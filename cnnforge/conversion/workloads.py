@@ -101,8 +101,8 @@ class Case:
         workload: The layer and its shape.
         layers: Names of all layers of a model that have this workload; empty if the case is not
             from a model.
-        min_ratio: Min ratio ``reference / ours`` of the times of the forward and the full pass,
-            which the author of the layer promises; `None` if there is no promise.
+        min_ratio: Min ratio ``reference / ours`` of the times of the forward and the full pass, as
+            the author of the layer promises; `None`: the author promises nothing.
         arguments: Arguments of the layer's constructor that the case names; empty if the layer is
             from a model.
         origin: Text that says where the shape is from, for instance ``speed_shape``.
@@ -149,7 +149,7 @@ class TimedPasses:
         full: Function that computes the outputs and the gradients of the weights, as in training.
             It also computes the gradient of the inputs if the workload needs it.
         backward: Function that computes the gradients alone, of outputs that it computes once for
-            all repetitions. `None` if there is no gradient to compute.
+            all repetitions. `None`: the layer has no gradients.
         empty: Function that computes ``forward`` of an empty batch, to measure the time of a call
             that computes nothing.
     """

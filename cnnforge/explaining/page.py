@@ -137,7 +137,9 @@ def explain_page(
     if similar.problem:
         left_out.append(f"The nearest training pictures: {similar.problem}.")
     if not network.places("conv"):
-        left_out.append("Feature detectors, feature maps and Grad-CAM: there is no convolution.")
+        left_out.append(
+            "Feature detectors, feature maps and Grad-CAM: the network has no convolution."
+        )
     body = _body(network, name, model, run, loaded.shape, left_out)
     text = page(f"{model}: {name}", body, scripts=_SCRIPTS, data=data)
     return Explained(text, probabilities, maps, bool(data["alive"]), left_out)

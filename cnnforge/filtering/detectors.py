@@ -132,9 +132,9 @@ def find_detector(text: str) -> Detector:
     if not close and re.search(r"[;\s]", text.strip()):
         # It looks like a matrix with a word in it.
         return _parsed(text, "own", f"the matrix {text.strip()!r}")
-    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(DETECTORS)}"
+    hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(DETECTORS)},"
     raise UsageError(
-        f"there is no detector and no file named {text!r}; {hint} A matrix is written as "
+        f"{text!r} is neither a detector nor a file; {hint} or write a matrix, such as "
         '"0 1 0; 1 -4 1; 0 1 0"'
     )
 

@@ -12,6 +12,7 @@ import typer
 
 from cnnforge.cli._common import (
     JsonOption,
+    KernelsOption,
     LazyList,
     PluginOption,
     find_run,
@@ -93,14 +94,7 @@ def predict(
             "file. Ids are a column of the data, or the names of the files.",
         ),
     ] = None,
-    kernels: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|numba|keras",
-            help="auto: the inference plan of the run, which needs no Keras; numba, keras: the "
-            "model in Keras, with layers of these.",
-        ),
-    ] = "auto",
+    kernels: KernelsOption = "auto",
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -280,7 +280,7 @@ def test_a_network_without_a_convolution(tmp_path: Path) -> None:
     inputs = keras.Input((10, 10, 3))
     x = layers.Dense(4, activation="relu")(layers.Flatten()(inputs))
     made = explained(keras.Model(inputs, layers.Dense(3, activation="softmax")(x)))
-    assert any("there is no convolution" in each for each in made.left_out)
+    assert any("the network has no convolution" in each for each in made.left_out)
     script = """
     const seen = (id) => !it(id).closest("[hidden]");
     return { conv: seen("map"), relu: seen("relu-text"),

@@ -113,7 +113,10 @@ def test_fractions_are_exact(tmp_path) -> None:
     ("text", "message"),
     [
         ("egde", "did you mean 'edge'"),
-        ("nothing-like-it", "no detector and no file named 'nothing-like-it'; there are: edge"),
+        (
+            "nothing-like-it",
+            "'nothing-like-it' is neither a detector nor a file; choose one of edge, ",
+        ),
         ("1 2; 3 4", "has 2 rows and 2 columns: give 3, 5 or 7 rows"),
         ("1 2 3; 4 5; 6 7 8", "has 3 rows and 2 or 3 columns"),
         (" ; ", "is empty"),
