@@ -71,6 +71,22 @@ def test_any_size_has_its_maps(size: tuple[int, int]) -> None:
         assert all(np.isfinite(part).all() for part in keras.tree.flatten(outputs))
 
 
+@pytest.mark.parametrize("build", [detector.detector, detector.detector_m])
+def test_the_padding_is_at_the_right_and_the_bottom(build) -> None:
+    """A cell of a map belongs to the same pixels, whatever is padded."""
+    small = randomized(build((40, 52, 1), 2))
+    whole = build((48, 64, 1), 2)
+    whole.set_weights(small.get_weights())
+    images = np.random.default_rng(2).integers(0, 256, (2, 40, 52, 1)).astype(np.float32)
+    padded = np.pad(images, ((0, 0), (0, 8), (0, 12), (0, 0)))
+    found, expected = (
+        keras.tree.flatten(model.predict(inputs, verbose=0))
+        for model, inputs in ((small, images), (whole, padded))
+    )
+    for part, want in zip(found, expected, strict=True):
+        np.testing.assert_allclose(part, want[:, : part.shape[1], : part.shape[2]], atol=1e-5)
+
+
 def test_wrong_arguments_are_told() -> None:
     with pytest.raises(ValueError, match="detector needs images of at least 16 x 16"):
         detector.detector((16, 15, 1), 3)
