@@ -25,6 +25,7 @@ from cnnforge.cli.explain.report import report
 from cnnforge.cli.plugins.plugins import group as plugins
 from cnnforge.cli.predict.predict import predict
 from cnnforge.cli.runs import runs
+from cnnforge.cli.serve.serve import serve
 from cnnforge.cli.train import train
 from cnnforge.cli.verify import verify
 from cnnforge.errors import CnnforgeError, UsageError
@@ -36,6 +37,7 @@ _COMMANDS = (
     explain,
     filter,
     report,
+    serve,
     verify,
     runs,
     bench,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from cnnforge.conversion import lower
 from cnnforge.conversion.matching import plugin_layers
-from cnnforge.errors import CnnforgeError, UsageError, one_line
+from cnnforge.data.images import read_image
+from cnnforge.data.stored import ImageSource
+from cnnforge.errors import CnnforgeError, RunError, UsageError, one_line
 from cnnforge.explaining.network import describe
-from cnnforge.explaining.page import Similar
+from cnnforge.explaining.page import Explained, Similar, explain_page
 from cnnforge.explaining.steps import Step, divide
 from cnnforge.explaining.sure import nearest, number_of_pictures
 from cnnforge.plugin_host.discovery import Plugins
@@ -18,6 +21,54 @@ from cnnforge.prediction import RunData
 from cnnforge.prediction.keras_model import load_model
 from cnnforge.prediction.samples import training_samples
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks import open_task
+
+
+def explain_picture(
+    run: RunDirectory,
+    trained_on: RunData,
+    plugins: Plugins,
+    source: ImageSource,
+    loaded: np.ndarray,
+    name: str,
+) -> Explained:
+    """Make the page of a picture and the classifier of a run.
+
+    Args:
+        run: The run.
+        trained_on: The data of the run.
+        plugins: All plugins.
+        source: File of the picture.
+        loaded: (H, W, 1 or 3) uint8, the picture in its own size.
+        name: Name of the picture.
+
+    Returns:
+        The page.
+
+    Raises:
+        UsageError: See `open_steps`.
+        RunError: The network cannot be opened, or has another number of classes than the run.
+        UnreadableImage: The picture cannot be read.
+    """
+    task: Any = open_task(run, plugins.tasks)
+    steps = open_steps(run, plugins)
+    if steps[-1].shape != (len(task.classes),):
+        raise RunError(
+            f"the network of {run.path} returns {steps[-1].shape} values, and the run has "
+            f"{len(task.classes)} classes: model.keras and classes.json do not belong together; "
+            "restore them"
+        )
+    pixels = read_image(source, image_shape(steps))
+    return explain_page(
+        steps,
+        pixels,
+        loaded,
+        name=name,
+        model=str(run.read_config()[0].get("model", "network")),
+        run=run.path.name,
+        classes=task.classes,
+        similar=similar_pictures(steps, pixels, trained_on, plugins),
+    )
 
 
 def open_steps(run: RunDirectory, plugins: Plugins) -> list[Step]:

@@ -52,6 +52,7 @@ class Explained:
         maps: The maps that show why.
         alive: Whether the page computes the network.
         left_out: Sentences about what the page leaves out.
+        classes: Class names.
     """
 
     text: str
@@ -59,6 +60,7 @@ class Explained:
     maps: Sequence[why.Map]
     alive: bool
     left_out: Sequence[str]
+    classes: Sequence[str]
 
 
 def explain_page(
@@ -142,7 +144,7 @@ def explain_page(
         )
     body = _body(network, name, model, run, loaded.shape, left_out)
     text = page(f"{model}: {name}", body, scripts=_SCRIPTS, data=data)
-    return Explained(text, probabilities, maps, bool(data["alive"]), left_out)
+    return Explained(text, probabilities, maps, bool(data["alive"]), left_out, classes)
 
 
 def _short(name: str) -> str:

@@ -12,14 +12,26 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 
+class Page(NamedTuple):
+    """A web page.
+
+    Attributes:
+        text: HTML.
+        policy: The content security policy that the page contains.
+    """
+
+    text: str
+    policy: str
+
+
 def page(title: str, body: str, *, scripts: Sequence[str], data: Mapping[str, Any]) -> str:
-    """Make a page.
+    """Make a page that is one file.
 
     Args:
         title: Title of the page, plain text.
@@ -31,13 +43,34 @@ def page(title: str, body: str, *, scripts: Sequence[str], data: Mapping[str, An
     Returns:
         HTML.
     """
+    return make_page(title, body, scripts=scripts, data=data).text
+
+
+def make_page(
+    title: str,
+    body: str,
+    *,
+    scripts: Sequence[str],
+    data: Mapping[str, Any],
+    asks_server: bool = False,
+) -> Page:
+    """Make a page.
+
+    Args:
+        title: See `page`.
+        body: See `page`.
+        scripts: See `page`.
+        data: See `page`.
+        asks_server: Whether the scripts may send requests to the server that the page comes from.
+    """
     style = asset("page.css")
     code = "\n".join(["'use strict';", f"const DATA = {_json(data)};", *map(asset, scripts)])
     policy = (
         f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
+        f"{'; connect-src ' + _SELF if asks_server else ''}"
     )
-    return f"""<!DOCTYPE html>
+    text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -55,6 +88,7 @@ def page(title: str, body: str, *, scripts: Sequence[str], data: Mapping[str, An
 </body>
 </html>
 """
+    return Page(text, policy)
 
 
 def escape(text: str) -> str:
@@ -107,6 +141,7 @@ def asset(name: str) -> str:
     return files("cnnforge.pages").joinpath("assets", name).read_text(encoding="utf-8").strip()
 
 
+_SELF = "'self'"
 _DIRECTION_MARKS = frozenset(
     "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )

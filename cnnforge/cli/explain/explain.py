@@ -53,28 +53,11 @@ def explain(
     from cnnforge.cli._import_keras import import_keras
 
     import_keras()
-    from cnnforge.data.images import read_image
-    from cnnforge.explaining.opening import image_shape, open_steps, similar_pictures
-    from cnnforge.explaining.page import explain_page
-    from cnnforge.tasks import open_task
+    from cnnforge.explaining.opening import explain_picture
 
-    task: Any = open_task(opened, plugins.tasks)
-    steps = open_steps(opened, plugins)
-    _check_classes(run, len(task.classes), steps[-1].shape)
-    pixels = read_image(str(image), image_shape(steps))
-    similar = similar_pictures(steps, pixels, trained_on, plugins)
-    made = explain_page(
-        steps,
-        pixels,
-        loaded,
-        name=image.name,
-        model=str(opened.read_config()[0].get("model", "network")),
-        run=run.name,
-        classes=task.classes,
-        similar=similar,
-    )
+    made = explain_picture(opened, trained_on, plugins, str(image), loaded, image.name)
     _write(output, made.text)
-    facts = _facts(run, image, output, made, task.classes)
+    facts = _facts(run, image, output, made)
     if json:
         print_json(facts)
         return
@@ -104,16 +87,6 @@ def _check_task(run: Path, trained_on: RunData, plugins: Plugins) -> None:
         )
 
 
-def _check_classes(run: Path, count: int, shape: tuple[int, ...]) -> None:
-    from cnnforge.errors import RunError
-
-    if shape != (count,):
-        raise RunError(
-            f"the network of {run} returns {shape} values, and the run has {count} classes: "
-            "model.keras and classes.json do not belong together; restore them"
-        )
-
-
 def _write(path: Path, text: str) -> None:
     from cnnforge.errors import CnnforgeError
     from cnnforge.utils.atomic_files import write_text
@@ -126,7 +99,8 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
-def _facts(run: Path, image: Path, output: Path, made: Explained, classes: Any) -> dict[str, Any]:
+def _facts(run: Path, image: Path, output: Path, made: Explained) -> dict[str, Any]:
+    classes = made.classes
     order = (-made.probabilities).argsort(kind="stable")[:3]
     return {
         "run": str(run),

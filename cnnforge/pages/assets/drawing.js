@@ -85,9 +85,9 @@ function moveOver(canvas, place, size, changed) {
   });
 }
 
-// Rows of a table with a bar: [texts, value] each; the longest bar has the largest |value|.
-function fillBars(table, head, rows) {
-  const reach = Math.max(...rows.map(([, value]) => Math.abs(value))) || 1;
+// Rows of a table with a bar: [texts, value] each; the longest bar has the value `reach`, or else
+// the largest |value|.
+function fillBars(table, head, rows, reach = Math.max(...rows.map(([, value]) => Math.abs(value))) || 1) {
   const top = document.createElement("thead"), body = document.createElement("tbody"), line = top.insertRow();
   for (const text of [...head, ""]) {
     const cell = document.createElement(text ? "th" : "td");
