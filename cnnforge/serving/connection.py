@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import signal
 import socket
 import threading
@@ -24,6 +25,8 @@ from cnnforge.serving.limits import Limits
 
 # Seconds after a signal in which requests may be finished.
 _GRACE = 1
+# Max seconds between two requests of a connection.
+_IDLE = 5
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -50,6 +53,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=math.ceil(min(_IDLE, limits.seconds)),
                 timeout_graceful_shutdown=_GRACE,
                 limit_concurrency=limits.connections,
             )
