@@ -90,11 +90,11 @@ def _explain(explainer: Explainer, content: bytes) -> str:
 
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
-    from cnnforge.explaining.opening import explain_picture
-
     run = RunDirectory.open(explainer.run)
     options = TrainingOptions(**check_types(run.read_config()[0], CONFIG))
     plugins = discover(plugin_names(options.plugin, explainer.plugins))
+    from cnnforge.explaining.opening import explain_picture
+
     picture = stored(content)
     checked = check_image(picture)
     loaded = read_image(picture, (*checked.size, 1 if checked.grayscale else 3))

@@ -4,7 +4,7 @@ const MIN_SIDE = 480, MAX_SIDE = 1280;
 const state = { file: null, sent: 0, explaining: false };
 const TOKEN = new URLSearchParams(location.search).get("token");
 
-const percent = (part) => `${(100 * part).toFixed(1)} %`;
+const percent = (part) => `${(100 * part).toFixed(1)}%`;
 const sizeOf = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
 
 function show(id, text) {
@@ -51,25 +51,41 @@ async function drawPicture(file) {
   return scale;
 }
 
+const overlap = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+
+// Place a label above, below or inside its box, where it hides no other box or label if possible.
+function placeLabel([left, top, right, bottom], width, height, canvas, others) {
+  const x = Math.max(0, Math.min(left, canvas.width - width));
+  const places = [top - height, bottom, top, bottom - height]
+    .filter((y) => y >= 0 && y + height <= canvas.height)
+    .map((y) => [x, y, x + width, y + height]);
+  return places.find((place) => !others.some((other) => overlap(place, other))) ?? places[0] ?? [x, 0, x + width, height];
+}
+
 // Draw boxes in two colors, so that they are seen on any background, with the number of each.
 function drawBoxes(objects, scale) {
   const canvas = byId("picture"), context = canvas.getContext("2d");
-  const unit = Math.max(canvas.width, canvas.height) / 480;
-  context.font = `600 ${15 * unit}px system-ui, sans-serif`;
-  context.textBaseline = "top";
-  for (const [at, { label, box }] of [...objects.entries()].reverse()) {
-    const [left, top, right, bottom] = box.map((value) => value * scale);
-    for (const [style, width] of [["#000000", 5], ["#ffb000", 2.5]]) {
+  // Lines and letters have the same size on every screen.
+  const unit = canvas.width / (canvas.clientWidth || canvas.width), height = 19 * unit;
+  const boxes = objects.map(({ box }) => box.map((value) => value * scale)), labels = [];
+  for (const [left, top, right, bottom] of boxes) {
+    for (const [style, width] of [["#000000", 4], ["#ffb000", 2]]) {
       context.strokeStyle = style;
       context.lineWidth = width * unit;
       context.strokeRect(left, top, right - left, bottom - top);
     }
-    const text = `${at + 1}: ${label}`, width = context.measureText(text).width + 8 * unit, height = 19 * unit;
-    const x = limit(left, canvas.width - width), y = top >= height ? top - height : limit(bottom, canvas.height - height);
+  }
+  context.font = `600 ${14 * unit}px system-ui, sans-serif`;
+  context.textBaseline = "top";
+  for (const [at, { label }] of objects.entries()) {
+    const text = `${at + 1}: ${label}`, width = context.measureText(text).width + 8 * unit;
+    const others = [...labels, ...boxes.filter((box) => box !== boxes[at])];
+    const place = placeLabel(boxes[at], width, height, canvas, others);
+    labels.push(place);
     context.fillStyle = "#000000";
-    context.fillRect(x, y, width, height);
+    context.fillRect(place[0], place[1], width, height);
     context.fillStyle = "#ffb000";
-    context.fillText(text, x + 4 * unit, y + 2 * unit);
+    context.fillText(text, place[0] + 4 * unit, place[1] + 2 * unit);
   }
 }
 
@@ -121,12 +137,12 @@ async function predict(file) {
     const scale = await drawPicture(file);
     if (number !== state.sent) return;
     state.file = file;
+    byId("result").hidden = false;
     byId("picture").hidden = !scale;
     if (!scale) byId("caption").textContent = "Your browser cannot show this picture.";
     if (row.top) showClasses(row);
     else if (row.objects) showObjects(row, scale);
     else showValues(row);
-    byId("result").hidden = false;
   } catch (error) {
     if (number !== state.sent) return;
     byId("answer").textContent = "";
@@ -165,8 +181,11 @@ async function explain() {
 
 function take(data) {
   const file = [...data.files].find(({ type }) => type.startsWith("image/")) ?? data.files[0];
-  if (file) predict(file);
-  else {
+  if (file) {
+    // The name of the file is shown there.
+    byId("file").files = data.files;
+    predict(file);
+  } else {
     byId("answer").textContent = "";
     show("problem", "That is no file: this page loads nothing from other addresses. Save the picture first, and choose the file.");
   }
