@@ -40,7 +40,7 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases lint format docs bench \
+.PHONY: help demo test test-fast test-torch test-annotated test-pages fuzz-serve mutants cases lint format docs bench \
 	bench-torch bench-inference bench-gate clean
 
 help:
@@ -51,6 +51,7 @@ help:
 	@echo "make test-annotated  compare readers of boxes with annotated photographs of other packages"
 	@echo "make mutants  check each broken layer 20 times: is its fault found in every run?"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
+	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
@@ -130,7 +131,10 @@ $(AXE):
 
 test-pages: $(TEST_INSTALLED) $(AXE)
 	$(BIN)/python -m pytest tests/cnnforge/pages tests/cnnforge/filtering tests/cnnforge/explaining \
-		tests/cnnforge/cli/explain
+		tests/cnnforge/cli/explain tests/cnnforge/serving/test_page.py
+
+fuzz-serve: $(TEST_INSTALLED)
+	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .

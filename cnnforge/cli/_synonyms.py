@@ -22,6 +22,7 @@ COMMANDS = _by_name(
         "test eval val valid validate evaluation score": "evaluate",
         "infer inference detect classify label run prediction": "predict",
         "benchmark profile speed": "bench",
+        "server webapp web gradio host": "serve",
         "list ls history experiments": "runs",
         "models datasets layers": "plugins",
         "check checks env info diagnose": "doctor",
