@@ -124,6 +124,17 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
             "sahi tiled tiles": "--tile",
         }
     ),
+    "serve": _by_name(
+        {
+            **_EVERYWHERE,
+            f"{_TRAINED} run": RUN,
+            "p server-port": "--port",
+            "ip bind address server-name listen": "--host",
+            "api-key auth password key": "--token",
+            "share public": "other machines reach the server with --host 0.0.0.0, and nothing "
+            "outside of your network does: leave it out",
+        }
+    ),
 }
 """For each command, the answer to each option of other tools.
 

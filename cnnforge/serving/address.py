@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import secrets
 import socket
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from cnnforge.serving.guard import Access
 
 MIN_TOKEN = 16
 """Min number of characters of a token."""
+# Characters that are the same in an address.
+_TOKEN = re.compile(rf"[A-Za-z0-9_.~-]{{{MIN_TOKEN},}}")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Address:
 
     Attributes:
         listener: A socket that is bound to it.
-        access: Who may send requests.
+        access: The senders whose requests are answered.
         url: Address of the page for a browser, with the token if there is one.
     """
 
@@ -46,10 +49,10 @@ def open_address(host: str, port: int, token: str | None = None) -> Address:
         UsageError: The host is not an address of this machine, or the token is too short.
         CnnforgeError: The port is in use, or may not be used.
     """
-    if token is not None and (len(token) < MIN_TOKEN or not token.isascii() or " " in token):
+    if token is not None and not _TOKEN.fullmatch(token):
         raise UsageError(
-            f"--token must have {MIN_TOKEN} or more letters and digits, got {len(token)} "
-            "characters: leave it out, and a token is made"
+            f"--token must have {MIN_TOKEN} or more letters and digits without blanks, got "
+            f"{len(token)} characters: leave it out, and a token is made"
         )
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -58,7 +61,9 @@ def open_address(host: str, port: int, token: str | None = None) -> Address:
             f"--host {host} is not known ({getattr(error, 'strerror', None) or error}): give an "
             "address of this machine, or leave it out"
         ) from None
-    listener = socket.socket(family)
+    # asyncio sends small answers at once only if it sees that the protocol is TCP. Otherwise each
+    # one waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # A port that a stopped server has used is free at once.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -30,7 +30,7 @@ _KEPT_PAGES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a server says about itself.
+    """Facts that a server states about itself.
 
     Attributes:
         run: Name of the run.
@@ -58,9 +58,9 @@ def make_app(
 
     Args:
         predictor: The model.
-        facts: What `GET /health` and the page say.
-        access: Who may send requests.
-        limits: What is accepted; `None` means the defaults.
+        facts: Facts for `GET /health` and the page.
+        access: The senders whose requests are answered.
+        limits: The limits; `None` means the defaults.
         options: Prediction options of the task that the user chose, by name.
         explainer: Makes explanations; `None` if the task of the model has none.
 

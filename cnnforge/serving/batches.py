@@ -37,7 +37,7 @@ class Batches:
 
     Args:
         predictor: The model.
-        limits: What is accepted.
+        limits: The limits of the server.
     """
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:

@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
 
     Args:
         app: ASGI application.
-        limits: What is accepted.
+        limits: The limits of the server.
     """
 
     def __init__(self, app: Any, limits: Limits) -> None:

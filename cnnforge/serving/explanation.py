@@ -71,6 +71,7 @@ class Explainer:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
+            await process.wait()
         if made[:1] == _OK:
             return made[1:].decode()
         if made[:1] == _FAILED:

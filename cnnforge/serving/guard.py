@@ -35,7 +35,7 @@ _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'no
 
 @dataclass(frozen=True)
 class Access:
-    """Who may send requests.
+    """The senders whose requests are answered.
 
     Attributes:
         host: The address or name that the user gave for the server.
@@ -79,7 +79,7 @@ class Guard:
 
     Args:
         app: The application.
-        access: Who may send requests.
+        access: The senders whose requests are answered.
     """
 
     def __init__(self, app: Any, access: Access) -> None:

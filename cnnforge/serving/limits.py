@@ -9,7 +9,7 @@ _HEADERS = {503: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a server accepts.
+    """The limits of a server.
 
     Attributes:
         bytes: Max size of a picture file in bytes.

@@ -17,7 +17,7 @@ def serve_page(description: Mapping[str, Any]) -> Page:
     """Make the page of a server.
 
     Args:
-        description: What `GET /health` tells about the model and the limits of the server.
+        description: Facts about the model and limits of the server, as in `GET /health`.
 
     Returns:
         The page.

@@ -37,7 +37,7 @@ def check_picture(content: bytes, limits: Limits) -> None:
 
     Args:
         content: Content of the file.
-        limits: What is accepted.
+        limits: The limits of the server.
 
     Raises:
         Refused: It is not a picture of a format that is read, or it is too large.
@@ -69,7 +69,7 @@ def decode(
         content: Content of the file.
         shape: (H, W, C) of the model's images.
         placing: The way in which a picture of another size fills the model's image.
-        limits: What is accepted.
+        limits: The limits of the server.
 
     Returns:
         The pixels, (H, W, C) uint8, and height and width of the picture.

@@ -129,7 +129,7 @@ def _say(run: Path, url: str, local: bool, json: bool) -> None:
     if not local:
         _render.message(
             "warning: other machines reach this server; the connection is not encrypted, and "
-            "everybody who knows the token can send pictures"
+            "everybody with the token can send pictures"
         )
     _render.message("this server is for your desk, not for production; Ctrl-C stops it")
     _render.message(f"{run} is served at:")

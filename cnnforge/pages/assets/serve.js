@@ -187,7 +187,7 @@ function take(data) {
     predict(file);
   } else {
     byId("answer").textContent = "";
-    show("problem", "That is no file: this page loads nothing from other addresses. Save the picture first, and choose the file.");
+    show("problem", "This is not a file: the page loads nothing from other addresses. Save the picture first, and choose the file.");
   }
 }
 

@@ -1,4 +1,4 @@
-"""What a server answers, and what it refuses."""
+"""A server answers pictures, and refuses the rest."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""What a server does with slow clients, with bytes that are not HTTP, and after a signal."""
+"""Slow clients, bytes that are not HTTP, and signals."""
 
 import json
 import logging
@@ -147,6 +147,7 @@ listener = socket.create_server(("127.0.0.1", 0))
 model = Levels()
 app = app_of(model)
 model.gate.clear()
+assert not {"keras", "tensorflow", "matplotlib"} & set(sys.modules)
 print(listener.getsockname()[1], flush=True)
 sys.exit(run(Server(app, Limits()), listener) or 0)
 """
