@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from cnnforge.cli import _ctrl_c, _settings, _streams
 from cnnforge.cli.bench.bench import bench
+from cnnforge.cli.compare.compare import compare
 from cnnforge.cli.data.data import group as data
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
@@ -37,6 +38,7 @@ _COMMANDS = (
     filter,
     report,
     verify,
+    compare,
     runs,
     bench,
     doctor,
