@@ -26,6 +26,7 @@ from cnnforge.cli.explain.report import report
 from cnnforge.cli.plugins.plugins import group as plugins
 from cnnforge.cli.predict.predict import predict
 from cnnforge.cli.runs import runs
+from cnnforge.cli.sweep.sweep import sweep
 from cnnforge.cli.train import train
 from cnnforge.cli.verify import verify
 from cnnforge.errors import CnnforgeError, UsageError
@@ -39,6 +40,7 @@ _COMMANDS = (
     report,
     verify,
     compare,
+    sweep,
     runs,
     bench,
     doctor,

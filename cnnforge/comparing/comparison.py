@@ -62,7 +62,8 @@ class Group:
         """(N,) float64, the share of the runs that are right on each sample, or `None`."""
         if self.scores[0].right is None:
             return None
-        return np.mean([each.right for each in self.scores], axis=0)
+        right: Any = [each.right for each in self.scores]
+        return np.mean(right, axis=0)
 
     def answer(self, number: int) -> str:
         """Return the answer for a sample as a short text."""
@@ -280,7 +281,7 @@ def _tests(first: Group, second: Group) -> tuple[list[Test], tuple[float, float,
     tests = []
     single = len(first.runs) == len(second.runs) == 1
     right = first.right, second.right
-    values = [[each.values for each in group.scores] for group in (first, second)]
+    values: Any = [[each.values for each in group.scores] for group in (first, second)]
     if values[0][0] is not None:
         differences = np.mean(values[1], axis=0) - np.mean(values[0], axis=0)
         if single and right[0] is not None and right[1] is not None:

@@ -68,7 +68,7 @@ def compare(
     opened = [[_open(path, kernels, plugin, data) for path in group] for group in groups]
     from cnnforge.comparing.comparison import compare_runs
 
-    found = compare_runs(*opened, data, part)  # pyright: ignore[reportArgumentType]
+    found = compare_runs(opened[0], opened[1], data, part)  # pyright: ignore[reportArgumentType]
     if page is not None:
         from cnnforge.comparing.page import write_page
 
@@ -133,7 +133,7 @@ def _show(found: Comparison) -> None:
     for note in found.notes:
         _render.message(f"note: {note}")
     metric = found.metric
-    rows = [
+    rows: list[list[object]] = [
         [group.name, metric.text(scores.value), str(run.path)]
         for group in (found.first, found.second)
         for run, scores in zip(group.runs, group.scores, strict=True)

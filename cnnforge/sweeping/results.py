@@ -1,0 +1,195 @@
+"""Write the results of a sweep: a table, a figure, and the best configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from cnnforge.errors import RunError
+from cnnforge.runs import RunDirectory, to_csv, to_toml
+from cnnforge.runs.finding import is_run
+from cnnforge.sweeping.space import Dimension, Value
+from cnnforge.tasks import Metric
+from cnnforge.utils.atomic_files import atomic_path, write_text
+
+TABLE, BEST, FIGURE = "trials.csv", "best.toml", "sweep.png"
+_STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
+_MIN_FOR_IMPORTANCE = 4
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial of a sweep.
+
+    Attributes:
+        number: Number of the trial, from 0.
+        state: `"done"`, `"pruned"`, `"failed"` or `"unfinished"`.
+        value: Best validation value of the metric. That of the last epoch for a pruned trial;
+            `None` if there is none.
+        epochs: Number of epochs that were reported.
+        values: The value of each dimension, by name.
+        run: Name of the run directory; `None` if there is none.
+        error: Why the trial failed, or `None`.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    epochs: int
+    values: dict[str, Value]
+    run: str | None
+    error: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as plain values, ready for JSON."""
+        return {
+            "trial": self.number,
+            "state": self.state,
+            "value": self.value,
+            "epochs": self.epochs,
+            "options": self.values,
+            "run": self.run,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The result of a sweep.
+
+    Attributes:
+        folder: The folder of the sweep.
+        metric: The metric of its trials.
+        trials: The trials in their order.
+        importance: Share of each dimension in the differences between trials, by name, the largest
+            first; empty if fewer than four trials are done.
+        best: The best trial that is done, or `None`.
+    """
+
+    folder: Path
+    metric: Metric
+    trials: Sequence[TrialRow]
+    importance: dict[str, float]
+    best: TrialRow | None
+
+    @property
+    def ranked(self) -> list[TrialRow]:
+        """The trials, the best first. Those that are done come before the others."""
+        sign = -1 if self.metric.best == "max" else 1
+        order = list(_STATES.values())
+        return sorted(
+            self.trials,
+            key=lambda t: (
+                order.index(t.state),
+                0 if t.value is None else sign * t.value,
+                t.number,
+            ),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain values, ready for JSON."""
+        best = self.best
+        return {
+            "folder": str(self.folder),
+            "metric": self.metric.name,
+            "direction": self.metric.best,
+            "trials": [each.as_dict() for each in self.trials],
+            "importance": self.importance,
+            "best": None if best is None else best.as_dict(),
+            "config": None if best is None else str(self.folder / BEST),
+        }
+
+
+def result_of(folder: Path, study: Any, metric: Metric) -> SweepResult:
+    """Read the trials of a study.
+
+    Args:
+        folder: The folder of the sweep.
+        study: The study.
+        metric: The metric of the trials.
+    """
+    rows = [
+        TrialRow(
+            number=each.number,
+            state=_STATES[each.state.name],
+            value=each.value,
+            epochs=max(each.intermediate_values, default=0),
+            values=dict(each.params),
+            run=each.user_attrs.get("run"),
+            error=each.user_attrs.get("error"),
+        )
+        for each in study.get_trials(deepcopy=False)
+    ]
+    done = [each for each in rows if each.state == "done"]
+    best = (
+        next((each for each in done if each.number == study.best_trial.number), None)
+        if (done)
+        else None
+    )
+    importance: dict[str, float] = {}
+    if len(done) >= _MIN_FOR_IMPORTANCE and len({each.value for each in done}) > 1:
+        found = optuna.importance.get_param_importances(study)
+        importance = {name: float(share) for name, share in found.items()}
+    return SweepResult(folder, metric, rows, importance, best)
+
+
+def write_results(result: SweepResult, space: Sequence[Dimension]) -> None:
+    """Write `trials.csv`, `best.toml` and `sweep.png` into the folder of a sweep.
+
+    Args:
+        result: The result.
+        space: The dimensions.
+
+    Raises:
+        RunError: A file could not be written, or the configuration of the best run cannot be read.
+    """
+    names = [each.name for each in space]
+    header = ["trial", "state", result.metric.name, "epochs", *names, "run", "error"]
+    rows = [
+        [
+            each.number,
+            each.state,
+            "" if each.value is None else f"{each.value:.7g}",
+            each.epochs,
+            *("" if each.values.get(name) is None else each.values[name] for name in names),
+            each.run or "",
+            each.error or "",
+        ]
+        for each in result.trials
+    ]
+    try:
+        write_text(result.folder / TABLE, to_csv(header, rows))
+        if result.best is not None and result.best.run is not None:
+            _write_best(result)
+        if any(each.value is not None for each in result.trials):
+            from cnnforge.sweeping.figure import draw
+
+            with atomic_path(result.folder / FIGURE) as path:
+                draw(path, result, space)
+    except OSError as error:
+        raise RunError(
+            f"the results could not be written to {result.folder}: {error.strerror or error}; free "
+            "space, and type the command again"
+        ) from error
+
+
+def _write_best(result: SweepResult) -> None:
+    best, metric = result.best, result.metric
+    assert best is not None
+    run = result.folder / str(best.run)
+    if not is_run(run):
+        # The user has deleted it.
+        return
+    options, _ = RunDirectory(run).read_config()
+    options.pop("output", None)
+    value = metric.text(best.value or 0.0)
+    write_text(
+        result.folder / BEST,
+        f"# The best of {len(result.trials)} trials: trial {best.number}, validation "
+        f"{metric.title} {value}.\n# To train with it: cnnforge train --config {BEST}\n"
+        + to_toml(options),
+    )
