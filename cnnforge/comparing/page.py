@@ -52,8 +52,8 @@ def comparison_page(found: Comparison) -> str:
         _classes(found),
         _curves(found),
         _runs(found),
-        Section("configuration", "Configuration", _differences(found.configuration)),
-        Section("environment", "Environment", _differences(found.environment)),
+        Section("configuration", "Configuration", _differences("option", found.configuration)),
+        Section("environment", "Environment", _differences("part", found.environment)),
     ]
     sections = [each for each in sections if each.html]
     links = "".join(f'<li><a href="#{each.id}">{escape(each.title)}</a></li>' for each in sections)
@@ -251,7 +251,7 @@ def _summary_rows(group: Group, found: Comparison) -> list[tuple[str, str, str, 
     return rows
 
 
-def _differences(found: Sequence[Difference]) -> str:
+def _differences(heading: str, found: Sequence[Difference]) -> str:
     if not found:
         return paragraphs(["Nothing differs."])
-    return table(["", "A", "B"], found, caption="What differs", text=3)
+    return table([heading, "A", "B"], found, caption="What differs", text=3)

@@ -153,7 +153,7 @@ def _check_same(folder: Path, described: Mapping[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         # Tuples become lists, as in the file.
         now = json.loads(json.dumps(described))
-        flat = [{**each, **each.pop("options"), **each.pop("space")} for each in (before, now)]
+        flat = [{**each.pop("options"), **each.pop("space"), **each} for each in (before, now)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path} is damaged ({one_line(error)}): restore it, or begin a new sweep with another "
@@ -162,9 +162,9 @@ def _check_same(folder: Path, described: Mapping[str, Any]) -> None:
     for name in dict.fromkeys([*flat[0], *flat[1]]):
         values = [each.get(name) for each in flat]
         if values[0] != values[1]:
-            own, other = ("not set" if each is None else str(each) for each in values)
+            own, other = ("left out" if each is None else str(each) for each in values)
             raise UsageError(
-                f"{folder} has another sweep, in which {name} is {own}, not {other}: type the "
+                f"{folder} has another sweep, in which {name} is {own}, and now {other}: type the "
                 "command of that sweep to continue it, or name another folder with --output"
             )
 

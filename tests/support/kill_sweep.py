@@ -6,6 +6,7 @@ and the number of run directories.
     python tests/support/kill_sweep.py FOLDER [KILLS] [SEED]
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -29,11 +30,11 @@ def write_pictures(folder: Path, count: int = 60) -> None:
     for label in ("column", "none", "row"):
         (folder / label).mkdir(parents=True)
         for number in range(count):
-            pixels, at = draws.integers(0, 140, (12, 12)), int(draws.integers(1, 11))
+            pixels, at = draws.integers(0, 100, (12, 12)), int(draws.integers(1, 11))
             if label == "row":
-                pixels[at] += 100
+                pixels[at] += 150
             elif label == "column":
-                pixels[:, at] += 100
+                pixels[:, at] += 150
             image = Image.fromarray(pixels.astype(np.uint8))
             image.save(folder / label / f"{number}.png")
 
@@ -65,17 +66,23 @@ def trials_of(output: Path) -> list[tuple[Any, ...]]:
     ]
 
 
+def epochs_of(output: Path) -> int:
+    """Return a number that grows with every epoch of every trial."""
+    sizes = 0
+    for path in output.glob("*/metrics.csv"):
+        with contextlib.suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes
+
+
 def kill_at_random(process: subprocess.Popen[bytes], output: Path, draws: random.Random) -> bool:
     """Kill a sweep, soon after its start or during a trial. Return whether it was still running."""
-    journal = output / "journal.log"
-    size = journal.stat().st_size if journal.exists() else 0
-    if draws.random() < 0.7:
-        # The journal grows when a trial begins or an epoch ends.
-        while (
-            process.poll() is None and (journal.stat().st_size if journal.exists() else 0) <= size
-        ):
+    if draws.random() < 0.8:
+        # The process has begun to train when an epoch has ended.
+        before = epochs_of(output)
+        while process.poll() is None and epochs_of(output) == before:
             time.sleep(0.01)
-    end = time.monotonic() + draws.uniform(0, 5)
+    end = time.monotonic() + draws.uniform(0, 4)
     while time.monotonic() < end and process.poll() is None:
         time.sleep(0.005)
     running = process.poll() is None

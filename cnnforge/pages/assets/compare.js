@@ -3,7 +3,7 @@
 const choices = [...document.querySelectorAll("button[data-better]")];
 const flipped = [...document.querySelectorAll("li[data-better]")];
 
-function choose(button) {
+function showSide(button) {
   const better = button.dataset.better;
   let count = 0;
   for (const item of flipped) {
@@ -17,4 +17,4 @@ function choose(button) {
   byId("flipped").replaceChildren(text);
 }
 
-for (const button of choices) button.addEventListener("click", () => choose(button));
+for (const button of choices) button.addEventListener("click", () => showSide(button));
