@@ -121,7 +121,7 @@ class Comparison:
         common: The samples that none of the runs was trained on.
         first: The first group, A.
         second: The second group, B.
-        tests: The tests. The groups differ if all of them say so.
+        tests: The tests. The groups differ if each of them finds a difference.
         difference: The metric of B minus that of A, and the ends of its 95 % interval, which holds
             for other samples. NaN for the ends if they are not known.
         flips: The samples on which only one group is right.

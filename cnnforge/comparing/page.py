@@ -85,6 +85,7 @@ def _summary(found: Comparison) -> str:
     shown = f"{scale * mean:+.2f}{unit}"
     if not math.isnan(low):
         shown += f", 95 % interval {scale * low:+.2f} to {scale * high:+.2f}"
+    shown = shown.replace("-", "\u2212")
     pairs = [
         ("B minus A", shown),
         *((test.name, shown_p(test.p)) for test in found.tests),
@@ -96,7 +97,7 @@ def _summary(found: Comparison) -> str:
     return (
         f"<h1>{escape(_title(found))}</h1>"
         f'<p class="verdict"><strong>{escape(found.verdict)}</strong></p>'
-        f'<div class="columns">{"".join(tiles)}<div class="tile">{facts(pairs)}</div></div>{panel}'
+        f'<div class="columns">{"".join(tiles)}</div>{facts(pairs)}{panel}'
     )
 
 
@@ -151,7 +152,7 @@ def _picture(flip: Flip, image: np.ndarray, found: Comparison) -> str:
     a, b = right if flip.better == "A" else wrong
     name = "/".join(flip.name.split("/")[-2:])
     return (
-        f'<li data-better="{flip.better}"{"" if flip.better == "B" else " class=wrong"}>'
+        f'<li data-better="{flip.better}"{" class=wrong" if flip.better == "B" else ""}>'
         f'<img src="{thumbnail(image)}" alt="{escape(flip.truth)}">'
         f"<p>truth <b>{escape(flip.truth)}</b></p>"
         f"<p>{_mark(a)} A: {escape(flip.first)}</p><p>{_mark(b)} B: {escape(flip.second)}</p>"
@@ -179,7 +180,7 @@ def _classes(found: Comparison) -> Section:
             f"{row.samples:,}",
             f"{row.first:.1%}",
             f"{row.second:.1%}",
-            f"{100 * (row.second - row.first):+.1f}",
+            f"{100 * (row.second - row.first):+.1f}".replace("-", "\u2212"),
         )
         for row in rows
     ]

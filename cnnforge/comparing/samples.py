@@ -117,8 +117,8 @@ def common_samples(
         notes.append(f"{total - len(known)} of {total} pictures cannot be read for every run")
     if not order:
         raise UsageError(
-            f"of {total} pictures of {what}, there is none that no run was trained on: name other "
-            "labelled data with --data, or train with the same --split-seed"
+            f"each of the {total} pictures of {what} was in the training of a run, so nothing can "
+            "be compared: name other labelled data with --data, or train with the same --split-seed"
         )
     return CommonSamples(
         what=what if part == "validation" else f"the test part of {what}",

@@ -24,7 +24,7 @@ class Test:
 
     Attributes:
         name: Name of the test in a sentence.
-        p: Probability of a difference at least as large if there were none, 0 to 1.
+        p: Probability that chance alone makes a difference at least as large, 0 to 1.
     """
 
     name: str

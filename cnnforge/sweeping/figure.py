@@ -12,6 +12,7 @@ from cnnforge.sweeping.space import Dimension
 
 _DONE, _PRUNED, _BEST = "#3b6ea8", "#a0a0a0", "#d1603d"
 _MAX_DIMENSIONS = 5
+_WIDE = 300
 
 
 def draw(path: Path, result: SweepResult, space: Sequence[Dimension]) -> None:
@@ -26,7 +27,7 @@ def draw(path: Path, result: SweepResult, space: Sequence[Dimension]) -> None:
 
     rank = {name: place for place, name in enumerate(result.importance)}
     shown = sorted(space, key=lambda each: rank.get(each.name, len(rank)))[:_MAX_DIMENSIONS]
-    columns = min(3, 1 + len(shown))
+    columns = 2 if len(shown) in (1, 3) else 3
     lines = -(-(1 + len(shown)) // columns)
     known = [each for each in result.trials if each.value is not None]
     with style():
@@ -74,7 +75,14 @@ def _over_values(
         axes.set_xticks(range(len(texts)), texts)
         axes.set_xlim(-0.5, len(texts) - 0.5)
     elif dimension.log:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        # Plain numbers: the style of cnnforge draws no mathematical text.
         axes.set_xscale("log")
+        wide = dimension.high / dimension.low > _WIDE
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     _scatter(axes, places, known)
     axes.set_xlabel(dimension.name)
     share = result.importance.get(dimension.name)

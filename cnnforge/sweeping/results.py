@@ -19,6 +19,8 @@ from cnnforge.utils.atomic_files import atomic_path, write_text
 TABLE, BEST, FIGURE = "trials.csv", "best.toml", "sweep.png"
 _STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
 _MIN_FOR_IMPORTANCE = 4
+# A dimension is important if the best quarter of the trials has other values than the rest.
+_BEST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class TrialRow:
         number: Number of the trial, from 0.
         state: `"done"`, `"pruned"`, `"failed"` or `"unfinished"`.
         value: Best validation value of the metric. That of the last epoch for a pruned trial;
-            `None` if there is none.
+            `None` if no epoch has ended.
         epochs: Number of epochs that were reported.
         values: The value of each dimension, by name.
-        run: Name of the run directory; `None` if there is none.
+        run: Name of the run directory; `None` before it is made.
         error: Why the trial failed, or `None`.
     """
 
@@ -65,7 +67,8 @@ class SweepResult:
         folder: The folder of the sweep.
         metric: The metric of its trials.
         trials: The trials in their order.
-        importance: Share of each dimension in the differences between trials, by name, the largest
+        importance: How much the values of each dimension in the best quarter of the trials differ
+            from those of all trials (PED-ANOVA), by name, as shares that add up to 1, the largest
             first; empty if fewer than four trials are done.
         best: The best trial that is done, or `None`.
     """
@@ -132,7 +135,8 @@ def result_of(folder: Path, study: Any, metric: Metric) -> SweepResult:
     )
     importance: dict[str, float] = {}
     if len(done) >= _MIN_FOR_IMPORTANCE and len({each.value for each in done}) > 1:
-        found = optuna.importance.get_param_importances(study)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_BEST_SHARE)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
         importance = {name: float(share) for name, share in found.items()}
     return SweepResult(folder, metric, rows, importance, best)
 

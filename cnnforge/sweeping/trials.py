@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -25,6 +26,8 @@ _STUDY = "sweep"
 # A trial whose process ends this often is left out.
 _MAX_DEATHS = 3
 _MAX_FAILED_AT_FIRST = 3
+# TensorFlow keeps memory of every model that it has trained.
+_TRIALS_PER_PROCESS = 20
 _MOMENT = 0.1
 _PATIENCE = 60.0
 
@@ -120,6 +123,7 @@ class Sweep:
         """Run trials in one process after another, until none is left."""
         try:
             process: Process | None = None
+            trained = 0
             while (number := self._next(trials)) is not None:
                 for death in range(1, _MAX_DEATHS + 1):
                     process = process or self._process(parallel)
@@ -127,14 +131,20 @@ class Sweep:
                     if not cause or self._stopping:
                         break
                     # The next process continues the run of the trial.
-                    with self._guard:
-                        self._processes.remove(process)
-                    process.end()
-                    process = None
+                    process = self._replaced(process)
                     if death == _MAX_DEATHS:
                         self._failed(number, f"{cause}; see {self.folder / LOG}")
+                trained += 1
+                if process is not None and trained % _TRIALS_PER_PROCESS == 0:
+                    process = self._replaced(process)
         except BaseException as error:
             self._errors.append(error)
+
+    def _replaced(self, process: Process) -> None:
+        """End a process. The next trial starts another."""
+        with self._guard:
+            self._processes.remove(process)
+        process.end()
 
     def _process(self, parallel: int) -> Process:
         threads = max(1, (os.cpu_count() or 1) // parallel) if parallel > 1 else None
@@ -144,7 +154,7 @@ class Sweep:
         return process
 
     def _next(self, trials: int) -> int | None:
-        """Return the number of the next trial, or `None` if there is none."""
+        """Return the number of the next trial, or `None` if no trial is left."""
         with self._guard:
             if self._stopping or self._errors:
                 return None
@@ -160,7 +170,7 @@ class Sweep:
                 return None
             number = add_running(self.study, self.space, propose(self.study, self.space, self.seed))
             self._taken.add(number)
-            self.tell(f"trial {number} of {trials}: {self._described(number)}")
+            self.tell(f"trial {number} begins: {self._described(number)}")
             return number
 
     def _check_failures(self, known: Sequence[Any], trials: int) -> None:
@@ -218,6 +228,9 @@ class Sweep:
                     f"trial {number}: {self.shown(self._trial(number).value)} after {epoch} epochs,"
                     " pruned: worse than the median of the others"
                 )
+                return
+            if not math.isfinite(value):
+                self._failed(number, f"its {self.metric} is not a finite number")
                 return
             self.study.tell(number, value)
             best = self.study.best_trial

@@ -22,7 +22,7 @@ MAX_FALSE_ALARMS = 3
 
 def train(folder: Path, *options: str) -> None:
     program = str(Path(sys.executable).with_name("cnnforge"))
-    command = [program, "train", "lenet", "--kernels", "keras"]
+    command = [program, "train", "lenet", "--kernels", "keras", "--image-size", "14"]
     where = ["--split-seed", "0", "--no-thumbnails", "--output", str(folder)]
     subprocess.run([*command, *where, *options], check=True, stdout=subprocess.DEVNULL)
 
@@ -35,7 +35,7 @@ def compared(first: Path, second: Path) -> dict[str, Any]:
 
 
 def check(folder: Path) -> int:
-    train(folder / "seeds", "--epochs", "4", "--repeat", str(2 * PAIRS))
+    train(folder / "seeds", "--epochs", "6", "--repeat", str(2 * PAIRS))
     runs = sorted((folder / "seeds").glob("lenet-*"))
     alarms = 0
     for first, second in zip(runs[::2], runs[1::2], strict=True):

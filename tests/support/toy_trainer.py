@@ -78,7 +78,8 @@ def train(order: dict[str, Any]) -> None:
         if not next_order()["go_on"]:
             tell(pruned=True)
             return
-    tell(done=value_of(options, epochs))
+    nan = options.get("model") == "nan" and options["ema"] > 0.15
+    tell(done=float("nan") if nan else value_of(options, epochs))
 
 
 if __name__ == "__main__":

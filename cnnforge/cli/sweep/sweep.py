@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cnnforge.tasks import Metric
 
 _MAX_SHOWN = 20
+_MIN_FOR_IMPORTANCE = 30
 
 
 def sweep(
@@ -239,7 +240,9 @@ def _show(result: SweepResult) -> None:
         _render.message(f"{len(ranked) - len(shown)} more trials: {result.folder / TABLE}")
     if result.importance:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
-        typer.echo(f"importance: {shares}")
+        done = sum(each.state == "done" for each in result.trials)
+        rough = f" (rough, from {done} trials)" if done < _MIN_FOR_IMPORTANCE else ""
+        typer.echo(f"importance: {shares}{rough}")
     if result.best is not None:
         typer.echo(f"figure: {result.folder / FIGURE}")
         typer.echo(f"best configuration: {result.folder / BEST}")

@@ -68,7 +68,7 @@ class Difference(NamedTuple):
         mean: AP of the second detector minus that of the first.
         low: Lower end of its 95 % interval.
         high: Upper end of it.
-        p: Probability of a difference at least as large if there were none.
+        p: Probability that chance alone makes a difference at least as large.
     """
 
     mean: float

@@ -14,7 +14,7 @@ import toy_sweep
 
 from cnnforge.errors import CnnforgeError, RunError, UsageError
 from cnnforge.runs.finding import runs_in
-from cnnforge.sweeping import storage
+from cnnforge.sweeping import storage, trials
 from cnnforge.sweeping.results import BEST, FIGURE, TABLE, SweepResult, write_results
 from cnnforge.sweeping.space import read_space
 
@@ -90,6 +90,25 @@ def test_a_killed_process_of_a_trial_is_replaced(
     found = toy_sweep.run(tmp_path, 2)
     assert shown(found) == shown(whole)[:2]
     assert len(runs_in(tmp_path)) == 2
+
+
+def test_processes_are_replaced_now_and_then(
+    whole: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "_TRIALS_PER_PROCESS", 2)
+    started = []
+    process = trials.Process
+    monkeypatch.setattr(trials, "Process", lambda *given: started.append(1) or process(*given))
+    assert shown(toy_sweep.run(tmp_path, 4)) == shown(whole)[:4]
+    assert len(started) == 2
+
+
+def test_a_value_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
+    found = toy_sweep.run(tmp_path, 2, space=["ema=0.1,0.2"], options={"model": "nan"})
+    assert "failed" in {each.state for each in found.trials}
+    assert {each.error for each in found.trials if each.state == "failed"} == {
+        "its accuracy is not a finite number"
+    }
 
 
 def test_a_stop_keeps_the_running_trial(
