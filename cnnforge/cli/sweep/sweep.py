@@ -132,7 +132,8 @@ def sweep(
             "prune": prune,
         }
         study, storage = open_study(folder, description, _render.message)
-        from cnnforge.sweeping.results import result_of, write_results
+        from cnnforge.sweeping.files import write_results
+        from cnnforge.sweeping.results import result_of
         from cnnforge.sweeping.trials import Sweep
 
         run = Sweep(
@@ -217,7 +218,8 @@ def _metric(data: str, monitor: str | None, plugins: Plugins) -> Metric:
 
 def _show(result: SweepResult) -> None:
     from cnnforge.cli import _render
-    from cnnforge.sweeping.results import BEST, FIGURE, TABLE
+    from cnnforge.sweeping.files import FIGURE, TABLE
+    from cnnforge.sweeping.results import BEST
     from cnnforge.sweeping.trials import shown_value
 
     names = list(result.trials[0].values) if result.trials else []

@@ -15,7 +15,8 @@ import toy_sweep
 from cnnforge.errors import CnnforgeError, RunError, UsageError
 from cnnforge.runs.finding import runs_in
 from cnnforge.sweeping import storage, trials
-from cnnforge.sweeping.results import BEST, FIGURE, TABLE, SweepResult, write_results
+from cnnforge.sweeping.files import FIGURE, TABLE, write_results
+from cnnforge.sweeping.results import BEST, SweepResult
 from cnnforge.sweeping.space import read_space
 
 TRIALS = 8
