@@ -40,7 +40,8 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated test-pages fuzz-serve mutants cases lint format docs bench \
+.PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases compare-seeds \
+	sweep-kills fuzz-serve lint format docs bench \
 	bench-torch bench-inference bench-gate clean
 
 help:
@@ -50,6 +51,8 @@ help:
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make test-annotated  compare readers of boxes with annotated photographs of other packages"
 	@echo "make mutants  check each broken layer 20 times: is its fault found in every run?"
+	@echo "make compare-seeds  train 42 small runs: compare finds no difference between seeds"
+	@echo "make sweep-kills  kill a sweep ten times: it ends with the trials of an uninterrupted one"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
@@ -111,6 +114,16 @@ cases: $(INSTALLED)
 mutants: $(TEST_INSTALLED)
 	PYTHONPATH=tests/support $(BIN)/python tests/support/repeat_mutants.py
 
+# The runs are kept: a second call continues.
+compare-seeds: $(TEST_INSTALLED)
+	$(BIN)/python tests/support/seed_pairs.py runs/compare-seeds
+
+# KILLS, and SEED of the moments.
+KILLS ?= 10
+SEED ?= 0
+sweep-kills: $(TEST_INSTALLED)
+	$(BIN)/python tests/support/kill_sweep.py runs/sweep-kills $(KILLS) $(SEED)
+
 # torch warns of float(tensor) where a gradient is known, which the shared tests take for granted.
 test-torch: $(TORCH_INSTALLED)
 	KERAS_BACKEND=torch $(TORCH_BIN)/python -m pytest \
@@ -131,7 +144,7 @@ $(AXE):
 
 test-pages: $(TEST_INSTALLED) $(AXE)
 	$(BIN)/python -m pytest tests/cnnforge/pages tests/cnnforge/filtering tests/cnnforge/explaining \
-		tests/cnnforge/cli/explain tests/cnnforge/serving/test_page.py
+		tests/cnnforge/cli/explain tests/cnnforge/cli/compare tests/cnnforge/serving/test_page.py
 
 fuzz-serve: $(TEST_INSTALLED)
 	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py

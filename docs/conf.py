@@ -46,6 +46,7 @@ CONTENTS = {
         "docs/tutorial",
         "docs/detection",
         "docs/detection-data",
+        "docs/compare-and-sweep",
         "docs/troubleshooting",
         "docs/inference",
         "docs/serve",

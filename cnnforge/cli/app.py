@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from cnnforge.cli import _ctrl_c, _settings, _streams
 from cnnforge.cli.bench.bench import bench
+from cnnforge.cli.compare.compare import compare
 from cnnforge.cli.data.data import group as data
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
@@ -26,6 +27,7 @@ from cnnforge.cli.plugins.plugins import group as plugins
 from cnnforge.cli.predict.predict import predict
 from cnnforge.cli.runs import runs
 from cnnforge.cli.serve.serve import serve
+from cnnforge.cli.sweep.sweep import sweep
 from cnnforge.cli.train import train
 from cnnforge.cli.verify import verify
 from cnnforge.errors import CnnforgeError, UsageError
@@ -39,6 +41,8 @@ _COMMANDS = (
     report,
     serve,
     verify,
+    compare,
+    sweep,
     runs,
     bench,
     doctor,

@@ -77,6 +77,15 @@ def read_thumbnails(run: RunDirectory) -> dict[int, str]:
     }
 
 
+def thumbnail(image: np.ndarray) -> str:
+    """Return a small picture of an image as a `data:` URI.
+
+    Args:
+        image: (H, W, C) uint8.
+    """
+    return _uri(_encoded(image))
+
+
 def _encoded(image: np.ndarray) -> bytes:
     """Return an image, (H, W, C) uint8, as a small PNG or JPEG file, the smaller of both."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

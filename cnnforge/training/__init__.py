@@ -17,8 +17,8 @@ from cnnforge.training.order import order
 from cnnforge.training.phases import FineTuning
 from cnnforge.training.session import Session
 from cnnforge.training.setup import resume, start
-from cnnforge.training.signals import StopOnSignal
 from cnnforge.training.state import Best, StateStore, TrainingResult, TrainingState
+from cnnforge.utils.stop_signals import StopOnSignal
 
 __all__ = [
     "BatchesDone",

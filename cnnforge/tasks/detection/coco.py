@@ -61,6 +61,22 @@ class Matches(NamedTuple):
     objects: np.ndarray
 
 
+class Difference(NamedTuple):
+    """The difference between the AP of two detectors.
+
+    Attributes:
+        mean: AP of the second detector minus that of the first.
+        low: Lower end of its 95 % interval.
+        high: Upper end of it.
+        p: Probability that chance alone makes a difference at least as large.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
 class CocoNumbers:
     """The numbers of COCO for the detections in some images.
 
@@ -74,7 +90,7 @@ class CocoNumbers:
     def __init__(
         self, truth: Sequence[Truth], found: Sequence[Found], sizes: np.ndarray, classes: int
     ) -> None:
-        self._classes = classes
+        self._classes, self._images = classes, len(sizes)
         images = [
             {"id": number, "height": int(height), "width": int(width)}
             for number, (height, width) in enumerate(sizes, 1)
@@ -149,17 +165,9 @@ class CocoNumbers:
     @cached_property
     def matches(self) -> Matches:
         """The detections, matched with the objects."""
-        single = hotcoco.COCOeval(self._truth, self._found, "bbox")
-        single.params.iou_thrs = [0.5]
-        single.params.area_rng = [[0.0, 1e10]]
-        single.params.area_rng_lbl = ["all"]
-        single.params.max_dets = [100]
-        single.evaluate()
         labels, scores, right = [], [], []
         objects = np.zeros(self._classes, np.int64)
-        for each in single.eval_imgs:
-            if each is None:
-                continue
+        for each in self._matched_images:
             label = each["category_id"] - 1
             objects[label] += len(each["gtIgnore"]) - sum(each["gtIgnore"])
             counted = ~np.array(each["dtIgnore"][0], bool)
@@ -171,6 +179,51 @@ class CocoNumbers:
             _joined(scores, (0,)),
             _joined(right, (0,)).astype(bool),
             objects,
+        )
+
+    @property
+    def faults(self) -> np.ndarray:
+        """The number of missed objects and wrong detections in each image: (N,) int64."""
+        faults = np.zeros(self._images, np.int64)
+        for each in self._matched_images:
+            objects = len(each["gtIgnore"]) - sum(each["gtIgnore"])
+            counted = ~np.array(each["dtIgnore"][0], bool)
+            right = int(np.array(each["dtMatched"][0], bool)[counted].sum())
+            faults[each["image_id"] - 1] += int(counted.sum()) + objects - 2 * right
+        return faults
+
+    @cached_property
+    def _matched_images(self) -> list[dict[str, Any]]:
+        """The detections of each class in each image, matched with the objects at IoU 0.5."""
+        single = hotcoco.COCOeval(self._truth, self._found, "bbox")
+        single.params.iou_thrs = [0.5]
+        single.params.area_rng = [[0.0, 1e10]]
+        single.params.area_rng_lbl = ["all"]
+        single.params.max_dets = [100]
+        single.evaluate()
+        return [each for each in single.eval_imgs if each is not None]
+
+    def difference(self, other: CocoNumbers, draws: int) -> Difference:
+        """Compare the AP at IoU 0.50:0.95 with that of another detector on the same images.
+
+        The images are drawn again with repetition, the same ones for both detectors, always with
+        the same random numbers (a paired bootstrap).
+
+        Args:
+            other: The numbers of the other detector.
+            draws: Number of times that the images are drawn.
+        """
+        found = hotcoco.compare(self._result, other._result, n_bootstrap=draws, seed=0)
+        bounds = found["ci"]["AP"]
+        positive = bounds["prob_positive"]
+        p = 2 * min(positive, 1 - positive)
+        if bounds["lower"] <= 0 <= bounds["upper"]:
+            # Draws without a difference do not count as positive.
+            p = max(p, 0.05)
+        if not bounds["std_err"]:
+            p = 1.0
+        return Difference(
+            found["deltas"]["AP"], bounds["lower"], bounds["upper"], max(p, 1 / draws)
         )
 
     def confusion(self, confidence: float) -> np.ndarray:

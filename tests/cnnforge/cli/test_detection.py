@@ -327,3 +327,30 @@ def test_the_tools_of_coco_evaluate_the_results(
     judge.accumulate()
     judge.summarize()
     assert judge.stats[1] > 0.7
+
+
+def test_detectors_are_compared(
+    run: Path, classification: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blind = tmp_path / "blind"
+    shutil.copytree(run, blind)
+    model = keras.models.load_model(blind / "model.keras", compile=False)
+    model.set_weights([0 * each for each in model.get_weights()])
+    model.save(blind / "model.keras")
+    capsys.readouterr()
+    page = tmp_path / "compared.html"
+    command = ["compare", str(run), str(blind), "--kernels", "keras"]
+    assert main([*command, "--json", "--page", str(page)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metric"] == "map"
+    assert found["differ"]
+    assert "A is better" in found["verdict"]
+    assert found["difference"]["high"] < 0
+    assert found["tests"][0]["name"] == "paired bootstrap over the pictures"
+    assert {each["right"] for each in found["flips"]} <= {"A", "B"}
+    assert "no fault" in {each["a"] for each in found["flips"]}
+    assert set(found["classes"]) == set(CLASSES)
+    assert "AP of each class" in page.read_text(encoding="utf-8")
+    error = error_of(capsys, "compare", str(run), str(classification), "--kernels", "keras")
+    assert "for the task 'detection'" in error
+    assert "for 'classification'" in error

@@ -1,0 +1,1 @@
+"""The command `cnnforge sweep`, and the process that trains its trials."""
