@@ -35,6 +35,11 @@ class Format(NamedTuple):
     extra: str = ""
     needs_tensorflow: bool = True
 
+    @property
+    def runs_in(self) -> str:
+        """The program that runs the file, for messages."""
+        return "cnnforge_kernels" if self.runtime == "cnnforge" else self.runtime
+
 
 FORMATS: dict[str, Format] = {
     "keras": Format(".keras", ".keras", "keras", needs_tensorflow=False),

@@ -55,7 +55,7 @@ def replay(name: str, path: Path, images: np.ndarray) -> Replay:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             reason = lines[-1].strip() if lines else f"exit code {done.returncode}"
             raise CnnforgeError(
-                f"{FORMATS[name].runtime} cannot run the exported model without cnnforge: "
+                f"{FORMATS[name].runs_in} cannot run the exported model without cnnforge: "
                 f"{reason[:300]}; nothing was written, choose another --format"
             )
         facts = json.loads(done.stdout.splitlines()[-1])

@@ -84,13 +84,17 @@ def _show(report: Report) -> None:
 
     units = {"boxes": " px"}
     rows: list[list[object]] = []
-    for part in (report.reference, report.validation):
+    parts = {
+        "reference predictions": report.reference,
+        "validation images": report.validation,
+    }
+    for title, part in parts.items():
         if part is not None:
             apart = ", ".join(
                 f"{name} {value:.1e}{units.get(name, '')}"
                 for name, value in part.differences.items()
             )
-            rows.append([part.what, f"{part.images:,}", apart, _equal(part)])
+            rows.append([title, f"{part.images:,}", apart, _equal(part)])
     _render.table(["compared on", "images", "largest difference", "same answer"], rows)
     if report.note:
         _render.message(f"note: {report.note}")
