@@ -23,6 +23,18 @@ ENGINES_VENV := .venv-engines
 ENGINES_BIN := $(ENGINES_VENV)/bin
 ENGINES_INSTALLED := $(ENGINES_VENV)/.installed
 
+# The runtimes in which `make test-export` runs exported models, and what writes their files.
+EXPORT_VENV := .venv-export
+EXPORT_BIN := $(EXPORT_VENV)/bin
+EXPORT_INSTALLED := $(EXPORT_VENV)/.installed
+
+# `make dist` installs the wheel here. The environment is made again each time. It sees the packages
+# of .venv but not its cnnforge; with DIST_FULL=1 it sees nothing and installs every dependency.
+DIST_VENV := .venv-dist
+DIST_BIN := $(abspath $(DIST_VENV))/bin
+DIST_FULL ?=
+TWINE := build/twine
+
 # axe-core checks the accessibility of the web pages. Tests of pages skip what needs it, if it is not
 # there, and everything that needs Chromium.
 AXE_CORE ?= 4.14.1
@@ -40,9 +52,9 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases compare-seeds \
-	sweep-kills fuzz-serve lint format docs bench \
-	bench-torch bench-inference bench-gate clean
+.PHONY: help demo test test-fast test-torch test-annotated test-pages test-export mutants cases \
+	compare-seeds sweep-kills fuzz-serve lint format docs bench bench-torch bench-inference \
+	bench-gate dist lock clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -55,6 +67,7 @@ help:
 	@echo "make sweep-kills  kill a sweep ten times: it ends with the trials of an uninterrupted one"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
+	@echo "make test-export  run exported models in ONNX Runtime and LiteRT"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
@@ -63,6 +76,8 @@ help:
 	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
 	@echo "make bench-inference  compare predictions with ONNX Runtime and OpenVINO"
 	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
+	@echo "make dist    build the wheel and the sdist, install the wheel, train and predict with it"
+	@echo "make lock    write the versions of the packages in .venv to requirements.lock"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 # pip comes last: without it the environment is unfinished and made again.
@@ -77,6 +92,9 @@ $(TORCH_BIN)/pip: | $(BIN)/pip
 
 $(ENGINES_BIN)/pip: | $(BIN)/pip
 	$(BIN)/python -m venv $(ENGINES_VENV)
+
+$(EXPORT_BIN)/pip: | $(BIN)/pip
+	$(BIN)/python -m venv $(EXPORT_VENV)
 
 $(INSTALLED): pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable .
@@ -94,6 +112,10 @@ $(TORCH_INSTALLED): pyproject.toml | $(TORCH_BIN)/pip
 
 $(ENGINES_INSTALLED): pyproject.toml | $(ENGINES_BIN)/pip
 	$(ENGINES_BIN)/python -m pip install --quiet --editable . $(ENGINES)
+	@touch $@
+
+$(EXPORT_INSTALLED): pyproject.toml | $(EXPORT_BIN)/pip
+	$(EXPORT_BIN)/python -m pip install --quiet --editable '.[test,onnx,litert]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -149,6 +171,9 @@ test-pages: $(TEST_INSTALLED) $(AXE)
 fuzz-serve: $(TEST_INSTALLED)
 	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py
 
+test-export: $(EXPORT_INSTALLED)
+	$(EXPORT_BIN)/python -m pytest tests/cnnforge/exporting tests/cnnforge/cli/export
+
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -181,6 +206,34 @@ bench-gate: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-quiet \
 		--cnnforge-gate benchmarks/thresholds $(GATE)
 
+$(TWINE)/.installed:
+	$(BIN)/python -m pip install --quiet --target $(TWINE) twine
+	@touch $@
+
+# The wheel of the sdist must have the files of the wheel. DIST_FULL= takes a minute, and CI runs it;
+# DIST_FULL=1 is for a release: it finds dependencies that pyproject.toml does not declare.
+dist: $(TEST_INSTALLED) $(TWINE)/.installed
+	rm -rf dist $(DIST_VENV)
+	$(BIN)/python -m hatchling build --target sdist --target wheel
+	PYTHONPATH=$(TWINE) $(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/support/check_dist.py dist
+	$(BIN)/python -m venv $(DIST_VENV)
+	$(if $(DIST_FULL),,$(BIN)/python tests/support/check_dist.py --share $(VENV) $(DIST_VENV))
+	$(DIST_BIN)/python -m pip install --quiet $(if $(DIST_FULL),,--no-deps --ignore-installed) \
+		dist/*.whl
+	rm -rf build/dist-runs && mkdir -p build/dist-runs
+	cd build/dist-runs && $(DIST_BIN)/cnnforge --version
+	cd build/dist-runs && $(DIST_BIN)/cnnforge train lenet --epochs 1
+	cd build/dist-runs && $(DIST_BIN)/cnnforge predict latest mnist5k --limit 4
+
+# The versions with which the tests have passed: run `make test` first.
+lock: $(TEST_INSTALLED)
+	@{ echo "# Versions with which cnnforge was tested, on Linux: pip install -c requirements.lock ."; \
+		$(BIN)/python -m pip freeze --exclude-editable --exclude cnnforge | grep -v ' @ '; \
+	} > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
+
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) $(PAGES) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) $(EXPORT_VENV) $(DIST_VENV) $(PAGES) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find cnnforge kernels plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 
 from cnnforge.cli import _render, _settings
 from cnnforge.cli._native_code import before_native_code
 from cnnforge.errors import CnnforgeError, UsageError, one_line
+from cnnforge.utils.held_back import held_back_stderr
 
 
 def import_keras(*, any_backend: bool = False) -> _settings.KerasSettings:
@@ -63,7 +62,7 @@ def import_keras(*, any_backend: bool = False) -> _settings.KerasSettings:
 def _import(backend: str) -> None:
     from cnnforge.reporting.drawing import import_matplotlib
 
-    with _held_back_stderr():
+    with held_back_stderr():
         # If Matplotlib is broken, Keras may do without it, and the figures are left out.
         with suppress(Exception):
             import_matplotlib()
@@ -76,31 +75,3 @@ def _import(backend: str) -> None:
             from cnnforge.utils.keras_graph import keep_tensorflow_out
 
             keep_tensorflow_out()
-
-
-@contextmanager
-def _held_back_stderr() -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stderr = sys.stderr.fileno()
-            saved = os.dup(stderr)
-            stack.callback(os.close, saved)
-            held = stack.enter_context(tempfile.TemporaryFile())
-        except (OSError, ValueError, AttributeError):
-            # `sys.stderr` was replaced by an object without a file descriptor, or no folder for
-            # temporary files exists, so messages cannot be suppressed.
-            yield
-            return
-        sys.stderr.flush()
-        os.dup2(held.fileno(), stderr)
-        try:
-            yield
-        except Exception:
-            sys.stderr.flush()
-            held.seek(0)
-            with suppress(OSError):
-                os.write(saved, held.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, stderr)

@@ -23,6 +23,7 @@ from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.explain.explain import explain
 from cnnforge.cli.explain.filter import filter
 from cnnforge.cli.explain.report import report
+from cnnforge.cli.export.export import export
 from cnnforge.cli.plugins.plugins import group as plugins
 from cnnforge.cli.predict.predict import predict
 from cnnforge.cli.runs import runs
@@ -40,6 +41,7 @@ _COMMANDS = (
     filter,
     report,
     serve,
+    export,
     verify,
     compare,
     sweep,

@@ -63,6 +63,7 @@ def _report(plugins: Plugins) -> dict[str, Any]:
         "cuda": _cuda(),
         "experimental": _experimental() if usable else {},
         "cache": _cache_directory(),
+        "lock": _lock(),
         "settings": list(settings.notes),
         "error": settings.error or None,
         "plugins": [
@@ -234,6 +235,42 @@ def _cache_directory() -> str:
     return numbas or str(cache_folder())
 
 
+def _lock() -> dict[str, Any] | None:
+    """Compare the installed packages with the lock file; return `None` if there is none."""
+    from cnnforge.utils.lock_file import find_lock_file, other_versions
+
+    path = find_lock_file()
+    if path is None:
+        return None
+    try:
+        different = other_versions(path)
+    except (OSError, ValueError):
+        return None
+    return {"file": str(path), "different": [each._asdict() for each in different]}
+
+
+def _versions(lock: dict[str, Any] | None) -> str:
+    if lock is None:
+        return "not compared: there is no requirements.lock"
+    count = len(lock["different"])
+    if not count:
+        return "those of requirements.lock"
+    return f"{count} installed package{'s' * (count > 1)} differ{'s' * (count == 1)} from the lock"
+
+
+def _show_lock(lock: dict[str, Any] | None) -> None:
+    from cnnforge.cli import _render
+
+    for each in lock["different"] if lock else ():
+        _render.message(
+            f"note: {each['name']} {each['installed']} is installed, and cnnforge was tested with "
+            f"{each['tested']}"
+        )
+    if lock and lock["different"]:
+        names = " ".join(each["name"] for each in lock["different"])
+        _render.message(f"to get the tested versions: pip install -c {lock['file']} {names}")
+
+
 def _show(report: dict[str, Any]) -> None:
     from cnnforge.cli import _render
 
@@ -255,6 +292,7 @@ def _show(report: dict[str, Any]) -> None:
         ["CUDA", report["cuda"]],
         *([f"CUDA {name}", state] for name, state in report["experimental"].items()),
         ["cache", report["cache"]],
+        ["versions", _versions(report["lock"])],
         [
             "plans",
             "; ".join(map(_engine, report["engines"])) or "no inference engine: Keras predicts",
@@ -283,6 +321,7 @@ def _show(report: dict[str, Any]) -> None:
         if check["error"]:
             rows.append([check["provider"], check["error"], None, None, "FAILED"])
     _render.table(["layer", "result", "max error", "allowed", ""], rows)
+    _show_lock(report["lock"])
     if threads["advice"]:
         _render.message(f"warning: {threads['advice']}", "yellow")
     wrong = [check["provider"] for check in report["checks"] if not check["passed"]]

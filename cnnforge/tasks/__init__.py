@@ -5,6 +5,7 @@ A plugin declares its task with a `cnnforge.plugin.TaskSpec`, which names a subc
 
 from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator
+from cnnforge.tasks.export_form import ExportForm
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better
 from cnnforge.tasks.opening import check_match, load_task, open_task, task_for
 from cnnforge.tasks.options import prediction_options
@@ -17,6 +18,7 @@ __all__ = [
     "BoxOutput",
     "Evaluation",
     "Evaluator",
+    "ExportForm",
     "Metric",
     "Row",
     "Section",

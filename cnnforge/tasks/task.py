@@ -18,6 +18,7 @@ from cnnforge.errors import UnknownNameError, UsageError
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator, MeanEvaluator
+from cnnforge.tasks.export_form import ExportForm
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.reports import Reports
 from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
@@ -337,6 +338,11 @@ class Task(Reports):
             "--submission is for classifications, and the model of this run has another task: "
             "write its table with --output FILE"
         )
+
+    @property
+    def export_form(self) -> ExportForm:
+        """The model as `cnnforge export` writes it; by default unchanged."""
+        return ExportForm()
 
     # Methods that subclasses need not define: their results follow from the attributes.
 

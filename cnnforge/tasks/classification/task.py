@@ -27,6 +27,7 @@ from cnnforge.tasks.classification.report import (
     submission,
 )
 from cnnforge.tasks.confusion import write_confusion_matrix
+from cnnforge.tasks.export_form import ClassExportForm
 from cnnforge.tasks.metric import LOSS, Evaluation
 from cnnforge.tasks.reports import TaskSections
 from cnnforge.tasks.rows import Row, Source
@@ -313,6 +314,11 @@ class Classification(Task):
             return ""
         right = sum(row.label == row.true_label for row in known)
         return f"{right} of {len(known)} correct"
+
+    @property
+    def export_form(self) -> ClassExportForm:
+        """The model with its probabilities."""
+        return ClassExportForm(self.classes)
 
     def submission(self, rows: Sequence[Row], ids: Sequence[str], id_name: str) -> str:
         """Convert rows to a submission file of a competition: the id and the class of each row."""

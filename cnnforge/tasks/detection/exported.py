@@ -51,7 +51,7 @@ def with_boxes(
     if max_detections < candidates:
         kept = kept * ops.cast(ops.cumsum(kept, 1) <= max_detections, "float32")
     outputs = {"boxes": boxes, "confidences": scores * kept, "classes": classes}
-    return keras.Model(model.inputs, outputs, name=f"{model.name}_boxes")
+    return keras.Model(model.inputs[0], outputs, name=f"{model.name}_boxes")
 
 
 def _candidates(
@@ -86,8 +86,9 @@ def _candidates(
     middle = ops.stack([x, y], -1)
     corners = [middle - sides[..., :2], middle + sides[..., 2:]]
     boxes = ops.concatenate(corners, -1) * float(stride)
-    limits = ops.convert_to_tensor([size[1], size[0]] * 2, "float32")
-    return ops.minimum(ops.maximum(boxes, 0.0), limits), scores, classes
+    # Each coordinate is clipped to a number: an array of limits would be a further input in ONNX.
+    clipped = [ops.clip(boxes[..., at : at + 1], 0.0, float(size[1 - at % 2])) for at in range(4)]
+    return ops.concatenate(clipped, -1), scores, classes
 
 
 def _not_suppressed(

@@ -14,6 +14,7 @@ from cnnforge.runs import RunDirectory
 from cnnforge.tasks.detection import rows as tables
 from cnnforge.tasks.detection.checks import check_samples, matched_labels
 from cnnforge.tasks.detection.decoding import decode
+from cnnforge.tasks.detection.export_form import BoxExportForm
 from cnnforge.tasks.detection.losses import level_losses, total
 from cnnforge.tasks.detection.metrics import (
     BOX_LOSS,
@@ -304,17 +305,13 @@ class Detection(Task):
 
     def export(self, run: RunDirectory, model: keras.Model) -> None:
         """Write `boxes.keras`, which computes boxes from pixels with the thresholds of the run."""
-        from cnnforge.tasks.detection.exported import with_boxes
-
-        options = self.prediction_options
-        exported = with_boxes(
-            model,
-            confidence=options["confidence"],
-            overlap=options["overlap"],
-            max_detections=int(options["max_detections"]),
-        )
         with run.writing(BOXES) as path:
-            exported.save(path)
+            self.export_form.model(model).save(path)
+
+    @property
+    def export_form(self) -> BoxExportForm:
+        """The model with the decoding of its maps to boxes, with the thresholds of the run."""
+        return BoxExportForm(self.classes, self.image_size, self.prediction_options)
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
         """Return the headings and rows of a table with the numbers of every class."""

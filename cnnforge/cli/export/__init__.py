@@ -1,0 +1,1 @@
+"""The command that writes a trained model for other programs."""
