@@ -6,7 +6,7 @@ A plugin declares its task with a `cnnforge.plugin.TaskSpec`, which names a subc
 from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better
-from cnnforge.tasks.opening import check_match, load_task, open_task, task_for
+from cnnforge.tasks.opening import check_match, default_model, load_task, open_task, task_for
 from cnnforge.tasks.options import prediction_options
 from cnnforge.tasks.reports import Section, TaskSections
 from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
@@ -26,6 +26,7 @@ __all__ = [
     "ValueRow",
     "check_match",
     "csv_table",
+    "default_model",
     "is_better",
     "load_task",
     "open_task",
