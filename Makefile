@@ -97,11 +97,14 @@ demo: $(INSTALLED)
 	$(BIN)/cnnforge predict "$$(ls -td $(DEMO_RUNS)/*/ | head -n 1)" mnist5k --limit 8
 
 # A process for each of two cores: on a fresh machine most of the time goes into compiling kernels.
+# tests/conftest.py sorts the files.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --benchmark-disable
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
+	$(PYTEST)
 
 test-fast: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable -m "not slow and not gpu" $(FAST)
+	$(PYTEST) -m "not slow and not gpu" $(FAST)
 
 # CASES: a folder of cases, see tests/support/run_cases.py. ONLY: parts of the names of those to run.
 cases: $(INSTALLED)

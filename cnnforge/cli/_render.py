@@ -148,7 +148,7 @@ def _half_blocks(picture: TerminalPicture) -> list[Text]:
     lines = []
     for number in range(0, len(pixels), 2):
         line = Text()
-        # There may be no row of pixels below the last one.
+        # If the number of rows is odd, nothing is below the last one.
         below = pixels[number + 1] if number + 1 < len(pixels) else []
         for top, bottom in zip_longest(pixels[number], below):
             background = None if bottom is None else Color.from_rgb(*bottom)
