@@ -40,12 +40,13 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases lint format docs bench \
+.PHONY: help demo test suite test-fast test-torch test-annotated test-pages mutants cases lint format docs bench \
 	bench-torch bench-inference bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
+	@echo "make suite   run the tests alone"
 	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make test-annotated  compare readers of boxes with annotated photographs of other packages"
@@ -101,6 +102,9 @@ demo: $(INSTALLED)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --benchmark-disable
 
 test: lint
+	$(PYTEST)
+
+suite: $(TEST_INSTALLED)
 	$(PYTEST)
 
 test-fast: lint
