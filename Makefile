@@ -52,13 +52,14 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated test-pages test-export mutants cases \
+.PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export mutants cases \
 	compare-seeds sweep-kills fuzz-serve lint format docs bench bench-torch bench-inference \
 	bench-gate dist lock clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
+	@echo "make suite   run the tests alone"
 	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make test-annotated  compare readers of boxes with annotated photographs of other packages"
@@ -123,11 +124,17 @@ demo: $(INSTALLED)
 	$(BIN)/cnnforge predict "$$(ls -td $(DEMO_RUNS)/*/ | head -n 1)" mnist5k --limit 8
 
 # A process for each of two cores: on a fresh machine most of the time goes into compiling kernels.
+# tests/conftest.py sorts the files.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --benchmark-disable
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
+	$(PYTEST)
+
+suite: $(TEST_INSTALLED)
+	$(PYTEST)
 
 test-fast: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable -m "not slow and not gpu" $(FAST)
+	$(PYTEST) -m "not slow and not gpu" $(FAST)
 
 # CASES: a folder of cases, see tests/support/run_cases.py. ONLY: parts of the names of those to run.
 cases: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from importlib.util import find_spec
 
 import pytest
@@ -17,6 +18,10 @@ os.environ.setdefault("CNNFORGE_COMPILE_AHEAD", "0")
 os.environ.setdefault("CNNFORGE_TENSORFLOW_GPU", "auto")
 
 
+# A slow test takes as long as this number of others.
+_SLOW = 40
+
+
 @pytest.fixture(autouse=True)
 def _same_path(monkeypatch):
     """Python finds modules in the folder of a plugin file, but not in other tests."""
@@ -27,6 +32,16 @@ def pytest_configure(config):
     """No test sees a CUDA device but those that ask for one: ``pytest -m gpu``."""
     if not _asks_for_a_device(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def pytest_collection_modifyitems(config, items):
+    """The processes of ``make test`` begin with the files that take long: if one of these were the
+    last, all processes but one would wait for it."""
+    if hasattr(config, "workerinput"):
+        weights = Counter()
+        for item in items:
+            weights[item.path] += _SLOW if item.get_closest_marker("slow") else 1
+        items.sort(key=lambda item: -weights[item.path])
 
 
 def pytest_report_header(config):

@@ -10,20 +10,30 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.color import Color
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from cnnforge.cli._streams import OutputError, escaped
+from cnnforge.cli._streams import OutputError, escaped, shows_unicode
+
+if TYPE_CHECKING:
+    from cnnforge.cli.terminal.pictures import TerminalPicture
 
 # Width of a table that is written to a file or a pipe: so large that no row is cut or wrapped.
 _UNLIMITED = 100_000
 # Width of a message that is written to a file or a pipe.
 _DEFAULT_WIDTH = 80
+GAP = 2
+"""Number of columns between two pictures."""
 
 
 def message(text: str, style: str = "") -> None:
@@ -71,6 +81,89 @@ def error(text: str) -> None:
 def is_terminal() -> bool:
     """Return whether stdout is a terminal."""
     return Console().is_terminal
+
+
+def is_plain() -> bool:
+    """Return whether stdout is not a terminal, or the user wants no colors (`NO_COLOR`).
+
+    Commands leave out what is only to look at then.
+    """
+    console = Console()
+    return not console.is_terminal or console.no_color
+
+
+def no_pictures() -> str:
+    """Return the reason why stdout cannot show pictures, one clause; empty if it can."""
+    console = Console()
+    if not console.is_terminal:
+        return "stdout is not a terminal"
+    if console.no_color:
+        return "the environment variable NO_COLOR is set"
+    if console.color_system not in ("256", "truecolor"):
+        return "the terminal has less than 256 colors, as TERM and COLORTERM say"
+    if not shows_unicode(console.file):
+        return "the encoding of stdout has no block characters"
+    return ""
+
+
+def terminal_size() -> tuple[int, int]:
+    """Return the numbers of columns and of lines of the terminal."""
+    size = Console().size
+    return size.width, size.height
+
+
+def width_of(text: str) -> int:
+    """Return the number of columns of a text on a terminal."""
+    return cell_len(text)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text that is not wider than `width` columns; its end is replaced by dots."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, max(0, width - 2))}.."
+
+
+def pictures(row: Sequence[TerminalPicture], column: int) -> None:
+    """Print pictures side by side on stdout, with their captions. Call `no_pictures` first.
+
+    Args:
+        row: The pictures. Together they are not wider than the terminal.
+        column: Number of columns for each, without the gap between them.
+    """
+    console = Console()
+    for blocks in ([_half_blocks(each) for each in row], [_captions(each) for each in row]):
+        for parts in zip_longest(*blocks, fillvalue=Text()):
+            line = Text()
+            for part in parts:
+                part = part.copy()
+                part.truncate(column, overflow="ellipsis", pad=True)
+                line.append_text(part)
+                line.append(" " * GAP)
+            line.rstrip()
+            console.print(line, soft_wrap=True, highlight=False)
+
+
+def _half_blocks(picture: TerminalPicture) -> list[Text]:
+    """Return a line for each two rows of pixels: the upper one in the color of the letter."""
+    pixels: list[list[list[int]]] = picture.pixels.tolist()
+    lines = []
+    for number in range(0, len(pixels), 2):
+        line = Text()
+        # If the number of rows is odd, nothing is below the last one.
+        below = pixels[number + 1] if number + 1 < len(pixels) else []
+        for top, bottom in zip_longest(pixels[number], below):
+            background = None if bottom is None else Color.from_rgb(*bottom)
+            line.append("▀", Style(color=Color.from_rgb(*top), bgcolor=background))
+        lines.append(line)
+    return lines
+
+
+def _captions(picture: TerminalPicture) -> list[Text]:
+    return [
+        Text.assemble(
+            *((text, Style(color=color and Color.from_rgb(*color))) for text, color in line)
+        )
+        for line in picture.caption
+    ]
 
 
 def table_width() -> int:
@@ -134,9 +227,10 @@ class ProgressDisplay:
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=None),
             TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[curve]}", markup=False, style="cyan"),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
@@ -167,17 +261,24 @@ class ProgressDisplay:
         """
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(description, total=total, note="")
+        self._task = self._progress.add_task(description, total=total, note="", curve="")
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: int = 1, note: str = "", curve: str = "") -> None:
         """Advance the bar.
 
         Args:
             steps: Number of steps since the last call.
             note: Text after the bar, for example `"loss 0.31"`.
+            curve: Text before the note, the course of a value.
         """
         if self._task is not None:
-            self._progress.update(self._task, advance=steps, note=note)
+            self._progress.update(self._task, advance=steps, note=note, curve=curve)
+
+    @property
+    def shows_curves(self) -> bool:
+        """Whether stderr is a terminal that shows block characters."""
+        console = self._progress.console
+        return console.is_terminal and shows_unicode(console.file)
 
     @property
     def width(self) -> int:

@@ -41,7 +41,7 @@ def run_once(
 
     with ExitStack() as claims:
         session = prepare(given, configured, epochs, resume, claims)
-        evaluation = train_and_report(session, deadline)
+        evaluation = train_and_report(session, deadline, json=json)
         # The run is saved, so a stdout that cannot be written is not an error.
         with _render.optional(f"everything is saved in the run directory {session.run.path}"):
             if json:
@@ -103,7 +103,7 @@ def run_repeatedly(
             if session is None:
                 session = prepare(each, configured, None, None, claims)
             try:
-                evaluation = train_and_report(session, deadline)
+                evaluation = train_and_report(session, deadline, json=json)
             except typer.Exit:
                 _render.message(_GO_ON)
                 raise

@@ -135,14 +135,28 @@ def resolve_for_model(
     from cnnforge.configuration import resolve
 
     chosen = {**configured, **given}
-    model, defaults = chosen.get("model"), {}
-    if model is not None:
-        if plugins is None:
-            from cnnforge.plugin_host.discovery import discover
+    if "model" not in chosen and "data" not in chosen:
+        return resolve(given, configured, {})
+    if plugins is None:
+        from cnnforge.plugin_host.discovery import discover
 
-            plugins = discover(chosen.get("plugin", ()))
-        defaults = defaults_for(plugins.models[model.partition(":")[0]], chosen)
-    return resolve(given, configured, defaults)
+        plugins = discover(chosen.get("plugin", ()))
+    spec = _model_of(chosen, plugins)
+    return resolve(given, configured, {} if spec is None else defaults_for(spec, chosen))
+
+
+def _model_of(chosen: Mapping[str, Any], plugins: Plugins) -> ModelSpec | None:
+    """Return the model that the user chose, or the default of the task of the data.
+
+    `None` for a classification if the user chose no model.
+    """
+    if "model" in chosen:
+        return plugins.models[chosen["model"].partition(":")[0]]
+    from cnnforge.data.references import find_dataset
+    from cnnforge.tasks import default_model
+
+    data, _ = find_dataset(chosen["data"], plugins.datasets)
+    return default_model(chosen["data"], data.task, plugins.models, plugins.tasks)
 
 
 def defaults_for(spec: ModelSpec, chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,14 @@ import typer
 
 from cnnforge.cli._common import load_plugins
 from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note, waiting_note
+from cnnforge.cli.terminal.sparkline import Sparkline
+from cnnforge.cli.terminal.tables import show_details
 from cnnforge.utils.names import printable
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
     from cnnforge.tasks import Evaluation
-    from cnnforge.training import Event, Session
+    from cnnforge.training import BatchesDone, Event, Session
 
 # Max number of layers that are named in a line.
 _MAX_NAMES = 8
@@ -84,12 +86,15 @@ def prepare(
     return session
 
 
-def train_and_report(session: Session, deadline: float | None = None) -> Evaluation | None:
+def train_and_report(
+    session: Session, deadline: float | None = None, *, json: bool = False
+) -> Evaluation | None:
     """Train a session to its end, and write its report.
 
     Args:
         session: The session.
         deadline: Value of `time.monotonic()` at which training stops; `None`: no limit.
+        json: Whether the result is printed as JSON. Then the course of the loss is not shown.
 
     Returns:
         The evaluation of the best epoch on the validation samples. `None` if the time was over
@@ -130,7 +135,8 @@ def train_and_report(session: Session, deadline: float | None = None) -> Evaluat
 
     with _ctrl_c.saving(), StopOnSignal() as stop:
         with _render.progress() as display:
-            result = session.train([_Progress(session, display)], lambda: stop() or time_is_over())
+            progress = _Progress(session, display, plain=json or _render.is_plain())
+            result = session.train([progress], lambda: stop() or time_is_over())
         if result.interrupted and stop():
             cause = "Ctrl-C" if stop.name == "SIGINT" else stop.name
             _render.message(
@@ -267,20 +273,31 @@ def show_result(session: Session, evaluation: Evaluation) -> None:
     best = state.history[state.best.epoch - 1]
     columns, rows = best_table(session.task, best, evaluation, session.test)
     _render.table([f"best epoch {best.epoch}/{state.epoch}", *columns], rows)
+    if not _render.is_plain():
+        show_details(session.task, evaluation)
+        _render.result("")
     typer.echo(f"{seconds:.1f} s of training, {best.images_per_second:,.0f} images/s")
     typer.echo(f"run directory: {session.run.path}")
     _render.message(f"to use the model, type: cnnforge predict {session.run.path} IMAGES")
 
 
 class _Progress:
-    """Receives the events of a training: updates the progress bar and prints a line per epoch."""
+    """Receives the events of a training: updates the progress bar and prints a line per epoch.
 
-    def __init__(self, session: Session, display: ProgressDisplay) -> None:
+    Args:
+        session: The session.
+        display: The progress bar.
+        plain: Whether the course of the loss is left out.
+    """
+
+    def __init__(self, session: Session, display: ProgressDisplay, *, plain: bool) -> None:
         self._display, self._task = display, session.task
         self._metric = session.task.monitored(session.options.monitor)
         self._total = session.options.epochs
         self._started = False
         self._session, self._noted = session, False
+        self._done, self._loss = 0, 0.0
+        self._curve = None if plain or not display.shows_curves else Sparkline()
 
     def __call__(self, event: Event) -> None:
         from cnnforge.training import BatchesDone, EpochBegun, EpochEnded, FeaturesKept
@@ -291,18 +308,42 @@ class _Progress:
                 self._display.start("", event.epochs * event.batches)
                 self._display.advance((event.epoch - 1) * event.batches + event.batch)
                 self._done = event.batch
+                self._begin_curve(event.batches)
         elif isinstance(event, BatchesDone):
             self._display.advance(
                 event.batch - self._done,
                 progress_note(self._task, event, self._total),
+                self._extend_curve(event),
             )
             self._done = event.batch
         elif isinstance(event, FeaturesKept):
             self._display.message(features_line(event))
         elif isinstance(event, EpochEnded):
-            self._done = 0
+            self._done, self._loss = 0, 0.0
             self._display.message(epoch_line(self._task, self._metric, event, self._display.width))
             note = "" if self._noted else waiting_note(self._session, event.metrics)
             if note:
                 self._noted = True
                 self._display.message(f"note: {note}")
+
+    def _begin_curve(self, batches: int) -> None:
+        """Begin the course of the loss with the epochs that a resumed run has."""
+        from cnnforge.tasks import LOSS
+
+        state = self._session.state
+        if self._curve is not None and state is not None:
+            for row in state.history:
+                self._curve.add(row.values[LOSS.name], batches)
+
+    def _extend_curve(self, event: BatchesDone) -> str:
+        """Add the loss of the batches since the last event, and return the course of the loss."""
+        from cnnforge.tasks import LOSS
+
+        if self._curve is None:
+            return ""
+        mean, new = event.values[LOSS.name], event.batch - self._done
+        # The event has the mean of all batches of the epoch. A resumed epoch begins in its middle.
+        before = self._loss if self._loss or not self._done else mean * self._done
+        self._loss = mean * event.batch
+        self._curve.add((self._loss - before) / max(1, new), new)
+        return self._curve.text()

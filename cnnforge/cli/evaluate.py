@@ -101,3 +101,7 @@ def evaluate(
             )
     else:
         typer.echo(title)
+    if not _render.is_plain():
+        from cnnforge.cli.terminal.tables import show_confusion
+
+        show_confusion(task, result)

@@ -85,9 +85,15 @@ class TaskSpec(Spec):
     """Declares a task. The target is a subclass of `cnnforge.tasks.Task`.
 
     A task defines targets, losses, metrics, evaluation and predictions.
+
+    Args:
+        default_model: Name of a model of the same plugin, which `cnnforge train` builds if the user
+            names none. `None`: the model, if only one is for the task.
     """
 
     kind: ClassVar[str] = "task"
+
+    default_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator
 from cnnforge.tasks.export_form import ExportForm
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better
-from cnnforge.tasks.opening import check_match, load_task, open_task, task_for
+from cnnforge.tasks.opening import check_match, default_model, load_task, open_task, task_for
 from cnnforge.tasks.options import prediction_options
 from cnnforge.tasks.reports import Section, TaskSections
 from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
@@ -28,6 +28,7 @@ __all__ = [
     "ValueRow",
     "check_match",
     "csv_table",
+    "default_model",
     "is_better",
     "load_task",
     "open_task",

@@ -100,6 +100,40 @@ def task_of(run: RunDirectory) -> str:
     return str(run.read_config()[1].get("task", DEFAULT_TASK))
 
 
+def default_model(
+    data: str, task: str, models: Registry[ModelSpec], tasks: Registry[TaskSpec]
+) -> ModelSpec | None:
+    """Find the model for a dataset if the user names none.
+
+    Args:
+        data: Name of the dataset for the error message.
+        task: Name of the task of the dataset.
+        models: Registry of all models.
+        tasks: Registry of the tasks that plugins declare.
+
+    Returns:
+        The default model of the task, or the only model for it. `None` for a classification, whose
+        model depends on the size of the images.
+
+    Raises:
+        UsageError: The task is unknown, or has no default model.
+    """
+    if tasks.same(task, DEFAULT_TASK):
+        return None
+    spec = tasks[task]
+    if spec.default_model is not None:
+        return models[f"{spec.plugin}/{spec.default_model}"]
+    fitting = [model for model in models.values() if tasks.same(model.task, task)]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(map(models.shortest_name, fitting))
+    choice = f"name one of its models ({names})" if names else "no model is for it"
+    raise UsageError(
+        f"{data} is for the task {tasks.shortest_name(spec)!r}: {choice}, as in cnnforge train "
+        f"MODEL --data {data}"
+    )
+
+
 def check_match(
     model: ModelSpec,
     data: str,

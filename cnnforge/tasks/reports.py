@@ -13,6 +13,7 @@ from cnnforge.tasks.rows import Row
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
 # Number of samples whose pictures the report of a run shows by default.
 _SHOWN = 24
@@ -78,3 +79,15 @@ class Reports:
             evaluation: Result of an evaluator of this task.
         """
         return [], []
+
+    def confusion(self, evaluation: Evaluation) -> tuple[Sequence[str], np.ndarray] | None:
+        """Return the confusion matrix, which commands show on a terminal.
+
+        Args:
+            evaluation: Result of an evaluator of this task.
+
+        Returns:
+            The C class names, and the counts, (C, C) int64; rows are true classes, columns
+            predicted classes. `None` if the task has no such matrix.
+        """
+        return None

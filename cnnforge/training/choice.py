@@ -5,10 +5,9 @@ from __future__ import annotations
 from cnnforge.configuration import TrainingOptions
 from cnnforge.data import Dataset
 from cnnforge.data.references import find_dataset
-from cnnforge.errors import UsageError
-from cnnforge.plugin import DEFAULT_TASK, ModelSpec
+from cnnforge.plugin import ModelSpec
 from cnnforge.plugin_host.discovery import Plugins
-from cnnforge.tasks import check_match
+from cnnforge.tasks import check_match, default_model
 from cnnforge.training.components import qualified
 
 # Max median size, in pixels, for which a model is chosen.
@@ -43,8 +42,13 @@ class ModelChoice:
             spec = self._spec
             check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
             self._max_size = spec.max_default_size
-        elif not plugins.tasks.same(data.task, DEFAULT_TASK):
-            self._take_the_only_one(options.data, data.task)
+            return
+        default = default_model(options.data, data.task, plugins.models, plugins.tasks)
+        if default is not None:
+            self._reference = default.qualified_name
+            self._max_size = default.max_default_size
+            task = plugins.tasks.shortest_name(plugins.tasks[data.task])
+            self._reason = f"it is the default for the task {task!r}"
 
     @property
     def _spec(self) -> ModelSpec:
@@ -90,17 +94,3 @@ class ModelChoice:
                 )
         self._max_size = bound or self._spec.max_default_size
         self._reason = f"the median size of the images is {median[0]}x{median[1]}"
-
-    def _take_the_only_one(self, data: str, task: str) -> None:
-        models, tasks = self._plugins.models, self._plugins.tasks
-        fitting = [spec for spec in models.values() if tasks.same(spec.task, task)]
-        if len(fitting) != 1:
-            names = ", ".join(map(models.shortest_name, fitting))
-            choice = f"name one of its models ({names})" if names else "no model is for it"
-            raise UsageError(
-                f"{data} is for the task {tasks.shortest_name(tasks[task])!r}: {choice}, as in "
-                f"cnnforge train MODEL --data {data}"
-            )
-        self._reference = fitting[0].qualified_name
-        self._max_size = fitting[0].max_default_size
-        self._reason = f"it is the only one for the task {tasks.shortest_name(tasks[task])!r}"

@@ -136,6 +136,7 @@ def cnnforge_tasks() -> list[TaskSpec]:
             name="detection",
             target="cnnforge.tasks.detection:Detection",
             summary="boxes and classes of the objects in an image",
+            default_model="detector",
         )
     ]
 

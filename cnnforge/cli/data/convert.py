@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cnnforge.cli._common import PluginOption, load_plugins
+from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
 
 
 def convert(
@@ -37,6 +37,7 @@ def convert(
         typer.Option(metavar="auto|grayscale|rgb", help="Color mode of the images in idx and npz."),
     ] = "auto",
     plugin: PluginOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Write data in another format. Nothing is overwritten.
 
@@ -65,12 +66,26 @@ def convert(
         color=color,  # pyright: ignore[reportArgumentType]
     )
     dataset = cnnforge_data.open_dataset(data, plugins.datasets, options, plugins.tasks)
-    for note in write(dataset, place, plugins.datasets):
+    notes = write(dataset, place, plugins.datasets)
+    for note in notes:
         _render.message(f"note: {note}")
-    count = len(dataset.train)
+    count, objects = len(dataset.train), None
     images = "1 image" if count == 1 else f"{count:,} images"
     if hasattr(dataset.train, "boxes"):
-        total = sum(map(len, dataset.train.boxes))  # pyright: ignore[reportAttributeAccessIssue]
-        images += " with 1 object" if total == 1 else f" with {total:,} objects"
+        objects = sum(map(len, dataset.train.boxes))  # pyright: ignore[reportAttributeAccessIssue]
+        images += " with 1 object" if objects == 1 else f" with {objects:,} objects"
+    if json:
+        print_json(
+            {
+                "data": dataset.name,
+                "format": place.kind,
+                "written": place.reference,
+                "images": count,
+                "objects": objects,
+                "classes": list(dataset.classes),
+                "notes": list(notes),
+            }
+        )
+        return
     _render.result(f"written: {images} in {len(dataset.classes):,} classes")
     _render.result(f"train on them with: cnnforge train --data {shlex.quote(place.reference)}")

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnforge.cli._common import PluginOption, check_file, default_file, load_plugins
+from cnnforge.cli._common import (
+    JsonOption,
+    PluginOption,
+    check_file,
+    default_file,
+    load_plugins,
+    print_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from cnnforge.cli.data._terminal import TerminalRow
     from cnnforge.data import Augmentation, Dataset
     from cnnforge.plugin import DatasetSpec
     from cnnforge.plugin_host.discovery import Plugins
@@ -62,14 +70,16 @@ def show(
         typer.Option(metavar="FILE.png", help="Write the sheet here.  [default: sheet.png]"),
     ] = None,
     plugin: PluginOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Draw the training images as a network will see them.
 
     Without --augment, a row has several training images of a class. With it, a row has one image,
-    and what each epoch makes of it.
+    and what each epoch makes of it. A terminal with colors shows the first rows, too.
     """
     from cnnforge.cli.data._boxes import has_boxes
     from cnnforge.cli.data._sheets import written
+    from cnnforge.cli.data._terminal import show_rows
 
     if output is None:
         path = default_file(Path(), "sheet", ".png")
@@ -114,18 +124,35 @@ def show(
         _render.message(f"note: {note}")
     with written(path) as temporary:
         if has_boxes(dataset):
-            _draw_boxes(temporary, dataset, augmentations, seed, plugins)
+            rows = _draw_boxes(temporary, dataset, augmentations, seed, plugins)
         else:
-            _draw(temporary, dataset, augmentations, seed)
+            rows = _draw(temporary, dataset, augmentations, seed)
+    if json:
+        print_json(
+            {
+                "data": dataset.name,
+                "sheet": str(path),
+                "image_shape": list(dataset.image_shape),
+                "rows": [{"class": row.name, "images": len(row.images)} for row in rows],
+                "notes": list(dataset.notes),
+            }
+        )
+    elif not _render.no_pictures():
+        show_rows(rows)
 
 
 def _max_size(model: str | None, data: DatasetSpec, plugins: Plugins) -> int:
     """Return the max height and width that a model sets."""
     if model is None:
-        model, models = "lenet", plugins.models
-        if not plugins.tasks.same(models[model].task, data.task):
-            fitting = [it for it in models.values() if plugins.tasks.same(it.task, data.task)]
-            model = fitting[0].qualified_name if fitting else model
+        from cnnforge.errors import UsageError
+        from cnnforge.tasks import default_model
+
+        try:
+            found = default_model(data.name, data.task, plugins.models, plugins.tasks)
+        except UsageError:
+            # The user chooses the model with `train`.
+            found = None
+        return (found or plugins.models["lenet"]).max_default_size
     return plugins.models[model.partition(":")[0]].max_default_size
 
 
@@ -135,17 +162,18 @@ def _draw_boxes(
     augmentations: tuple[tuple[str, Augmentation], ...],
     seed: int,
     plugins: Plugins,
-) -> None:
+) -> list[TerminalRow]:
     """Draw images with their boxes: several of each class, or one of it in several epochs."""
     from cnnforge.cli.data._boxes import CELL, boxed, read_boxes, rows_with
     from cnnforge.cli.data._sheets import say_latin, some_of
+    from cnnforge.cli.data._terminal import TerminalRow
     from cnnforge.data import samples_of_epoch
     from cnnforge.errors import DataError
     from cnnforge.reporting.contact_sheet import SheetRow, contact_sheet, some_rows
     from cnnforge.utils.names import printable
 
     first: Any = samples_of_epoch(dataset.train, 0)
-    rows = []
+    rows, shown = [], []
     for label in some_rows(len(dataset.classes)):
         own = some_of(rows_with(first.labels, label), _COLUMNS_OF_BOXES)
         if not len(own):
@@ -155,6 +183,13 @@ def _draw_boxes(
             found += _box_epochs(dataset, augmentations, seed, own[:1], plugins)
         images = [boxed(image, boxes, labels == label) for image, boxes, labels in found]
         rows.append(SheetRow(dataset.classes[label], images))
+        shown.append(
+            TerminalRow(
+                dataset.classes[label],
+                [image for image, _, _ in found],
+                [(boxes, labels == label) for _, boxes, labels in found],
+            )
+        )
     if not rows:
         raise DataError(f"{printable(dataset.name)} has no object for training: nothing to show")
     say_latin(
@@ -166,6 +201,7 @@ def _draw_boxes(
             cell=CELL,
         )
     )
+    return shown
 
 
 def _box_epochs(
@@ -191,10 +227,11 @@ def _box_epochs(
 
 def _draw(
     path: Path, dataset: Dataset, augmentations: tuple[tuple[str, Augmentation], ...], seed: int
-) -> None:
+) -> list[TerminalRow]:
     import numpy as np
 
     from cnnforge.cli.data._sheets import say_latin, some_of
+    from cnnforge.cli.data._terminal import TerminalRow
     from cnnforge.errors import DataError
     from cnnforge.reporting.contact_sheet import SheetRow, contact_sheet, some_rows
     from cnnforge.utils.names import printable
@@ -213,6 +250,7 @@ def _draw(
     title = _title(dataset, augmentations, seed, len(rows))
     headings = _headings(_COLUMNS) if augmentations else ()
     say_latin(contact_sheet(path, rows, title=title, headings=headings))
+    return [TerminalRow(row.name, row.images) for row in rows]
 
 
 def _title(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnforge.cli._common import JsonOption, print_json
+
 if TYPE_CHECKING:
     from cnnforge.plugin_host.scaffold import NewPlugin
 
@@ -34,12 +36,25 @@ def new(
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Parent folder of the new package.")
     ] = Path(),
+    json: JsonOption = False,
 ) -> None:
     """Write a complete plugin package, with tests that pass, to put your code into."""
     from cnnforge.cli import _render
     from cnnforge.plugin_host.scaffold import create
 
     made = create(name, kind, output, class_name, cuda=cuda)
+    if json:
+        print_json(
+            {
+                "folder": str(made.folder),
+                "distribution": made.distribution,
+                "kind": made.kind,
+                "name": made.declared,
+                "files": list(made.files),
+                "next": _next_steps(made, cuda),
+            }
+        )
+        return
     for file in made.files:
         typer.echo(made.folder / file)
     _render.message(f"TODO({made.distribution}) marks what to replace. Next:")

@@ -75,6 +75,10 @@ def predict(
         Path | None,
         typer.Option(metavar="FOLDER", help="Write the images with the boxes of their objects."),
     ] = None,
+    show: Annotated[
+        bool,
+        typer.Option("--show", help="Show the first images on the terminal, with their boxes."),
+    ] = False,
     coco: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json", help="Write the objects as results of COCO."),
@@ -167,10 +171,16 @@ def predict(
     # If a file has the rows, the command has done its work before it prints them.
     with _render.optional(f"the rows are in {written}") if written else nullcontext():
         if json:
+            if show:
+                _render.message("note: --show shows no pictures with --json")
             summaries = [found_as_dict(part) for part in found]
             predictions = LazyList(rows, lambda row: row.as_dict())
             print_json({"run": str(run), "found": summaries, "predictions": predictions})
         else:
+            if show:
+                from cnnforge.cli.predict.pictures import show_pictures
+
+                show_pictures(parts, task)
             _show(rows, task, output)
     failed = sum(row.error is not None for row in rows)
     if failed == len(rows):

@@ -275,6 +275,11 @@ class Classification(Task):
         """Return the headings and rows of a table with precision, recall and F1 of every class."""
         return class_table(cast("ClassEvaluation", evaluation))
 
+    def confusion(self, evaluation: Evaluation) -> tuple[Sequence[str], np.ndarray]:
+        """Return the class names and the confusion matrix."""
+        found = cast("ClassEvaluation", evaluation)
+        return found.classes, found.confusion
+
     def truth(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray
     ) -> Sequence[str] | None:

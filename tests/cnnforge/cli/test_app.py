@@ -125,6 +125,23 @@ def test_wrong_arguments(arguments, message, capsys):
     assert err.count("\n") == 1
 
 
+def commands(group, *names):
+    """Yield the words of each command that does something, and the command."""
+    for name, each in group.commands.items():
+        if hasattr(each, "commands"):
+            yield from commands(each, *names, name)
+        else:
+            yield " ".join([*names, name]), each
+
+
+def test_each_command_has_json():
+    program = typer.main.get_command(app_module.app)
+    found = dict(commands(program))
+    assert {"train", "data convert", "plugins new"} <= found.keys()
+    for words, each in found.items():
+        assert "--json" in {text for option in each.params for text in option.opts}, words
+
+
 def test_wrong_value_names_the_option(command, capsys):
     def act(epochs: int = 1) -> None:
         """Take a number."""

@@ -20,7 +20,8 @@ import cnnforge
 from cnnforge.cli.app import main
 from cnnforge.data import letterbox
 
-TRAIN = ["train", "detector", "--kernels", "keras", "--image-size", "64", "--batch-size", "8"]
+OPTIONS = ["--kernels", "keras", "--image-size", "64", "--batch-size", "8"]
+TRAIN = ["train", "detector", *OPTIONS]
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
@@ -37,7 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs")
-    command = [*TRAIN, "--data", str(data), "--epochs", "24", "--output", str(output)]
+    # The detector is the default for data with boxes.
+    command = ["train", *OPTIONS, "--data", str(data), "--epochs", "24", "--output", str(output)]
     assert main(command) == 0
     return output / "detector-data-001"
 
@@ -182,6 +184,31 @@ def test_a_dataset_is_drawn_in_its_own_size(
         height, width = image.height, image.width
     with Image.open(paths[0]) as image:
         assert image.size == tuple(-(-480 // max(width, height)) * side for side in (width, height))
+
+
+def test_objects_are_shown_on_a_terminal(
+    run: Path, data: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "LINES": "30"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    images = [str(data.parent / "images" / f"00{number}.png") for number in (0, 1)]
+    assert main(["predict", str(run), *images, "--show"]) == 0
+    out = capsys.readouterr().out
+    # The color of the boxes of dark squares, in the picture and below it.
+    assert "38;2;50;190;255" in out
+    assert re.search(r"\x1b\[38;2;50;190;255m(dark|bright <b>) \d+%", out)
+    assert "no object" in out
+    command = ["data", "show", str(data), "--output", str(tmp_path / "a.png")]
+    assert main([*command, "--image-size", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "38;2;255;140;40" in out
+    assert "38;2;150;150;150" in out
+    # Without confusions, the table of the classes stands at the end of training.
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "mAP50-95" in capsys.readouterr().out.split("validation")[-1]
 
 
 def test_small_objects_in_a_large_picture_are_found_in_parts(run: Path, tmp_path: Path) -> None:

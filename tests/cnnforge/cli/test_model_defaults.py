@@ -82,3 +82,15 @@ def test_a_run_has_the_defaults_of_its_model(
     (tmp_path / "slow_plugin.py").write_text(plugin)
     assert main(["train", "--resume", str(run), "--epochs", "2", "--print-config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["batch_size"] == {"value": 8, "origin": "config"}
+
+
+def test_the_default_model_of_a_task_gives_its_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "boxes.json"
+    data.write_text("{}")
+    command = ["train", "--data", str(data), "--seed", "3", "--print-config", "--json"]
+    assert main(command) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["optimizer"] == {"value": "adamw", "origin": "model"}
+    assert shown["model"] == {"value": None, "origin": "default"}

@@ -74,7 +74,7 @@ def use_progress():
         display.advance(4, note="loss [0.5]")
         display.message("epoch [1]: done")
         display.start("epoch [2]", total=20)
-        display.advance()
+        display.advance(curve="▁█")
 
 
 def test_progress_in_a_pipe_says_its_messages_only(capsys):
@@ -90,3 +90,4 @@ def test_progress_on_a_terminal(terminal, monkeypatch, capsys):
     assert "epoch [1]: done" in err
     assert "epoch [2]" in err
     assert "1/20" in err
+    assert "▁█" in err

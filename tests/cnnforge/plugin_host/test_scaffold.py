@@ -115,33 +115,37 @@ def test_cuda_is_for_layers(tmp_path):
 
 @pytest.mark.slow
 def test_the_benchmark_of_a_layer(tmp_path):
-    plugin = create("soft-layer", "layer", tmp_path)
+    plugin, wrong = (create(f"{word}-layer", "layer", tmp_path) for word in ("soft", "wrong"))
     install(plugin)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-W", "error", "benchmarks/bench_soft_layer.py"]
+    install(wrong)
+    op = wrong.folder / "src" / "wrong_layer" / "op.py"
+    op.write_text(op.read_text().replace("= x / (1", "= x / (1.001"))
+    sources = os.pathsep.join(str(each.folder / "src") for each in (plugin, wrong))
+    good, bad = (
+        f"{each.distribution}/benchmarks/bench_{each.module}.py" for each in (plugin, wrong)
+    )
 
     def run(*options):
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error"]
         return subprocess.run(
             [*command, *options],
-            cwd=plugin.folder,
-            env={**os.environ, "PYTHONPATH": str(plugin.folder / "src")},
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": sources},
             capture_output=True,
             text=True,
         )
 
-    # Without a measurement it compares the layer with its reference.
-    done = run("--benchmark-disable")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
-    done = run("-p", "no:benchmark")
+    # Without a measurement it compares the layer with its reference. One process compares both.
+    done = run("--benchmark-disable", "-v", good, bad)
+    assert done.returncode == 1
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "wrong_layer.default: the layer differs from its reference" in done.stdout
+    assert f"{good}::" in done.stdout
+    assert "soft_layer.default: the layer differs" not in done.stdout
+    done = run("-p", "no:benchmark", "-q", good)
     assert done.returncode == 1
     assert "layer_benchmark needs pytest-benchmark" in done.stdout
     assert "Traceback" not in done.stdout
-    op = plugin.folder / "src" / "soft_layer" / "op.py"
-    op.write_text(op.read_text().replace("= x / (1", "= x / (1.001"))
-    done = run("--benchmark-disable")
-    assert done.returncode == 1
-    assert "soft_layer.default: the layer differs from its reference" in done.stdout
 
 
 @pytest.mark.slow

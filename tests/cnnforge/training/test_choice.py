@@ -92,8 +92,9 @@ def test_mnist5k_is_for_lenet(plugins: Plugins) -> None:
     assert choice.reference(dataset) == "builtin/lenet"
 
 
-def with_task(plugins: Plugins, *models: str) -> Plugins:
-    plugins.tasks.add("acme", [TaskSpec(name="turn", target="acme:Turn", summary="")])
+def with_task(plugins: Plugins, *models: str, default: str | None = None) -> Plugins:
+    task = TaskSpec(name="turn", target="acme:Turn", summary="", default_model=default)
+    plugins.tasks.add("acme", [task])
     specs = [DatasetSpec(name="turned", target="acme:load", summary="", task="acme/turn")]
     plugins.datasets.add("acme", specs)
     made = [ModelSpec(name=m, target="acme:build", summary="", task="acme/turn") for m in models]
@@ -107,7 +108,13 @@ def test_another_task_takes_its_only_model_or_asks(plugins: Plugins) -> None:
     assert choice.max_size((500, 500)) == 224
     dataset: Any = type("Opened", (), {"image_shape": (9, 9, 1)})
     assert choice.reference(dataset) == "acme/one"
-    assert "because it is the only one for the task 'turn'" in choice.describe(dataset)
+    assert "because it is the default for the task 'turn'" in choice.describe(dataset)
+
+
+def test_another_task_takes_its_default_model(plugins: Plugins) -> None:
+    choice = ModelChoice(TrainingOptions(data="turned"), with_task(plugins, "a", "b", default="b"))
+    dataset: Any = type("Opened", (), {"image_shape": (9, 9, 1)})
+    assert choice.reference(dataset) == "acme/b"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """`cnnforge plugins new`."""
 
+import json
+
 import pytest
 
 from cnnforge.cli import main
@@ -69,3 +71,15 @@ def test_what_it_refuses_is_one_line(tmp_path, capsys):
         assert err.startswith("error: ")
         assert text in err
         assert err.count("\n") == 1
+
+
+def test_json(tmp_path, capsys):
+    command = ["plugins", "new", "soft-edge", "--kind", "task", "--output", str(tmp_path), "--json"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    made = json.loads(out)
+    assert err == ""
+    assert made["folder"] == str(tmp_path / "soft-edge")
+    assert (made["kind"], made["name"]) == ("task", "soft_edge/soft_edge")
+    assert all((tmp_path / "soft-edge" / file).is_file() for file in made["files"])
+    assert made["next"][2] == "cnnforge train soft_edge_net --data soft_edge_data --epochs 1"
