@@ -40,7 +40,7 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases lint format docs bench \
+.PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases lint format docs pictures bench \
 	bench-torch bench-inference bench-gate clean
 
 help:
@@ -55,6 +55,7 @@ help:
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
 	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
+	@echo "make pictures  run the commands of the course, and make its pictures again with Chromium"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
 	@echo "make bench-inference  compare predictions with ONNX Runtime and OpenVINO"
@@ -147,6 +148,10 @@ docs: $(TEST_INSTALLED)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet \
 		--conf-dir docs . build/docs
 	@echo "build/docs/index.html"
+
+# FOLDER: where an earlier run of the commands has left its files.
+pictures: $(TEST_INSTALLED)
+	$(BIN)/python docs/course/pictures.py $(FOLDER)
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds
