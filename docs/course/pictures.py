@@ -39,7 +39,6 @@ PAGES = (
 MAX_BYTES = 100_000
 # Height and width of a large picture, and of a web page, in pixels.
 _SIDE, _WIDTH = 240, 720
-_DIGIT = "digits/7/mnist5k 3500.png"
 
 
 def steps(text: str) -> Iterator[tuple[str, str]]:
@@ -105,7 +104,7 @@ def photograph(page: Path, name: str, parts: str, script: str = "") -> None:
     # Nobody needs to see the folder of this run.
     for parent in page.parents:
         text = text.replace(f"images:{parent}/", "images:")
-    style = f"main > :not({parts}) {{ display: none }} h2 {{ margin-top: 0 }}"
+    style = f"main > :not({parts}) {{ display: none }} h2 {{ margin-top: 12px }}"
     text = text.replace("</body>", f"<style>{style}</style><script>{script}</script></body>")
     with tempfile.TemporaryDirectory() as folder:
         copy, output = Path(folder, "page.html"), Path(folder, "page.png")
@@ -207,7 +206,7 @@ def draw_all(folder: Path) -> None:
         ({ passes, target }) => passes && target === Number(byId("target").value)); showWhy();"""
     photograph(folder / "seven.html", "why.png", "#why-part", script)
     maps = [(f"map {number}", small(folder / f"map-{number}.png")) for number in (1, 2, 3)]
-    grid([("the digit", small(folder / _DIGIT)), *maps], 4, "learned.png")
+    grid([("the digit", small(folder / "seven.png")), *maps], 4, "learned.png")
     photograph(
         folder / "runs" / "lenet-digits-001" / "report.html",
         "report.png",
