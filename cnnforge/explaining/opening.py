@@ -20,12 +20,13 @@ from cnnforge.prediction.samples import training_samples
 from cnnforge.runs import RunDirectory
 
 
-def open_steps(run: RunDirectory, plugins: Plugins) -> list[Step]:
+def open_steps(run: RunDirectory, plugins: Plugins, *, several: bool = False) -> list[Step]:
     """Open the network of a run, with stock layers, and divide it into steps.
 
     Args:
         run: The run.
         plugins: All plugins.
+        several: Whether the network may have several outputs.
 
     Raises:
         UsageError: The network does not take one picture, or cannot be divided into layers.
@@ -41,7 +42,7 @@ def open_steps(run: RunDirectory, plugins: Plugins) -> list[Step]:
     if plugin_layers(model, plugins.layers):
         # A layer that fuses several would hide the maps between them.
         model = lower(model, layers=plugins.layers)
-    return divide(model)
+    return divide(model, several=several)
 
 
 def image_shape(steps: Sequence[Step]) -> tuple[int, int, int]:

@@ -18,9 +18,12 @@ from cnnforge.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from cnnforge.explaining.page import Explained
+    from cnnforge.explaining.building import Explained
     from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.prediction import RunData
+
+
+_DETECTION = "builtin/detection"
 
 
 def explain(
@@ -54,27 +57,30 @@ def explain(
 
     import_keras()
     from cnnforge.data.images import read_image
+    from cnnforge.explaining.building import Subject
+    from cnnforge.explaining.objects_page import explain_objects
     from cnnforge.explaining.opening import image_shape, open_steps, similar_pictures
-    from cnnforge.explaining.page import explain_page
+    from cnnforge.explaining.page import explain_classes
     from cnnforge.tasks import open_task
+    from cnnforge.tasks.detection import Detection
 
     task: Any = open_task(opened, plugins.tasks)
-    steps = open_steps(opened, plugins)
-    _check_classes(run, len(task.classes), steps[-1].shape)
-    pixels = read_image(str(image), image_shape(steps))
-    similar = similar_pictures(steps, pixels, trained_on, plugins)
-    made = explain_page(
-        steps,
-        pixels,
+    steps = open_steps(opened, plugins, several=isinstance(task, Detection))
+    subject = Subject(
+        read_image(str(image), image_shape(steps), task.placing),
         loaded,
         name=image.name,
         model=str(opened.read_config()[0].get("model", "network")),
         run=run.name,
-        classes=task.classes,
-        similar=similar,
     )
+    if isinstance(task, Detection):
+        made = explain_objects(steps, subject, task)
+    else:
+        _check_classes(run, len(task.classes), steps[-1].shape)
+        similar = similar_pictures(steps, subject.image, trained_on, plugins)
+        made = explain_classes(steps, subject, task.classes, similar)
     _write(output, made.text)
-    facts = _facts(run, image, output, made, task.classes)
+    facts = _facts(run, image, output, made)
     if json:
         print_json(facts)
         return
@@ -97,10 +103,11 @@ def _check_task(run: Path, trained_on: RunData, plugins: Plugins) -> None:
     from cnnforge.errors import UsageError
     from cnnforge.plugin import DEFAULT_TASK
 
-    if not plugins.tasks.same(trained_on.task, DEFAULT_TASK):
+    if not any(plugins.tasks.same(trained_on.task, each) for each in (DEFAULT_TASK, _DETECTION)):
         raise UsageError(
             f"the run {run} is for the task {trained_on.task.rpartition('/')[2]!r}, and explain "
-            "shows networks of the task 'classification': choose another run, see 'cnnforge runs'"
+            "shows networks of the tasks 'classification' and 'detection': choose another run, see "
+            "'cnnforge runs'"
         )
 
 
@@ -126,22 +133,19 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
-def _facts(run: Path, image: Path, output: Path, made: Explained, classes: Any) -> dict[str, Any]:
-    order = (-made.probabilities).argsort(kind="stable")[:3]
+def _facts(run: Path, image: Path, output: Path, made: Explained) -> dict[str, Any]:
     return {
         "run": str(run),
         "image": str(image),
         "output": str(output),
         "bytes": len(made.text.encode("utf-8")),
         "computes": made.alive,
-        "answers": [
-            {"class": classes[at], "probability": float(made.probabilities[at])} for at in order
-        ],
+        **made.found,
         "maps": [
             {
                 "method": each.method,
                 "layer": each.layer,
-                "class": classes[each.target],
+                "class": made.labels[each.target],
                 "correlation": each.correlation,
                 "passed": each.means_something,
             }
@@ -155,10 +159,7 @@ def _say(facts: dict[str, Any], made: Explained) -> None:
     from cnnforge.cli import _render
     from cnnforge.data import printable
 
-    answers = [
-        f"{printable(each['class'])} with {each['probability']:.1%}" for each in facts["answers"]
-    ]
-    _render.message(f"answer: {answers[0]}; runner-up: {answers[1]}")
+    _render.message(printable(made.summary))
     failed = [each for each in made.maps if not each.means_something]
     if failed:
         _render.message(
