@@ -205,6 +205,7 @@ def draw_all(folder: Path) -> None:
     script = """byId("method").value = DATA.maps.findIndex(
         ({ passes, target }) => passes && target === Number(byId("target").value)); showWhy();"""
     photograph(folder / "seven.html", "why.png", "#why-part", script)
+    photograph(folder / "scene.html", "heat.png", "#heat-part")
     maps = [(f"map {number}", small(folder / f"map-{number}.png")) for number in (1, 2, 3)]
     grid([("the digit", small(folder / "seven.png")), *maps], 4, "learned.png")
     photograph(
