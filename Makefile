@@ -52,7 +52,7 @@ ANNOTATED := build/annotated
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export mutants cases \
+.PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
 	compare-seeds sweep-kills fuzz-serve lint format docs bench bench-torch bench-inference \
 	bench-gate dist lock clean
 
@@ -73,6 +73,7 @@ help:
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
 	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
+	@echo "make pictures  run the commands of the course, and make its pictures again with Chromium"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
 	@echo "make bench-inference  compare predictions with ONNX Runtime and OpenVINO"
@@ -196,6 +197,10 @@ docs: $(TEST_INSTALLED)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet \
 		--conf-dir docs . build/docs
 	@echo "build/docs/index.html"
+
+# FOLDER: where an earlier run of the commands has left its files.
+pictures: $(TEST_INSTALLED)
+	$(BIN)/python docs/course/pictures.py $(FOLDER)
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds

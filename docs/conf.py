@@ -31,6 +31,7 @@ include_patterns = [
     "*.md",
     "docs/*.md",
     "docs/api/*.md",
+    "docs/course/*.md",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
     "plugins/README.md",
@@ -42,6 +43,20 @@ exclude_patterns = [".*", "build", "dist", "runs", "**/templates", "**/__pycache
 
 # The table of contents of the site; a folder stands for all pages in it.
 CONTENTS = {
+    "The course": [
+        "docs/course/index",
+        "docs/course/convolution",
+        "docs/course/stride",
+        "docs/course/detectors",
+        "docs/course/relu",
+        "docs/course/padding",
+        "docs/course/pooling",
+        "docs/course/flattening",
+        "docs/course/full-connection",
+        "docs/course/environment",
+        "docs/course/detection",
+        "docs/course/own-layer",
+    ],
     "Use": [
         "docs/tutorial",
         "docs/detection",

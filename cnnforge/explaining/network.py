@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cnnforge.explaining.steps import Step
+from cnnforge.explaining.steps import Step, output_steps
 
 ACTIVATIONS = frozenset(
     (
@@ -77,10 +77,12 @@ class Network:
     Attributes:
         operations: The operations, in an order in which they can run; the first is the picture.
         unknown: Description of each layer that cannot be computed in a page.
+        outputs: Indices of the operations whose values are the outputs.
     """
 
     operations: list[Operation]
     unknown: list[str]
+    outputs: list[int]
 
     @property
     def size(self) -> int:
@@ -118,7 +120,7 @@ def describe(steps: Sequence[Step]) -> Network:
             each.inputs = each.inputs or [len(operations) - 1]
             operations.append(each)
         place[at] = len(operations) - 1
-    return Network(operations, unknown)
+    return Network(operations, unknown, [place[at] for at in output_steps(steps)])
 
 
 def _does_nothing(step: Step) -> bool:
@@ -317,6 +319,17 @@ def _zero_padding(layer: Any, base: _Base, shapes: Any) -> list[Operation] | Non
     return [Operation("zero_padding", *base, settings={"before": before})]
 
 
+def _upsampling(layer: Any, base: _Base, shapes: Any) -> list[Operation] | None:
+    if layer.interpolation != "nearest":
+        return None
+    return [Operation("upsampling", *base, settings={"size": [int(each) for each in layer.size]})]
+
+
+def _cropping(layer: Any, base: _Base, shapes: Any) -> list[Operation]:
+    (top, _), (left, _) = layer.cropping
+    return [Operation("cropping", *base, settings={"before": [int(top), int(left)]})]
+
+
 def _dense(layer: Any, base: _Base, shapes: list[tuple[int, ...]]) -> list[Operation] | None:
     if len(shapes[0]) != 1:
         return None
@@ -364,6 +377,8 @@ _KINDS: list[tuple[Any, Callable[..., list[Operation] | None]]] = [
     (_L.Softmax, _softmax),
     (_L.Activation, _activation_layer),
     (_L.ZeroPadding2D, _zero_padding),
+    (_L.UpSampling2D, _upsampling),
+    (_L.Cropping2D, _cropping),
     (_L.Add, _merge("add")),
     (_L.Multiply, _merge("multiply")),
     (_L.Subtract, _merge("subtract")),

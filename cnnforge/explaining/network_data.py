@@ -11,7 +11,7 @@ from cnnforge.explaining import stored, why
 from cnnforge.explaining.network import Network
 from cnnforge.explaining.steps import Step
 from cnnforge.explaining.sure import receptive_fields
-from cnnforge.pages import packed, plain
+from cnnforge.pages import packed, plain, reduced
 
 MAX_WEIGHTS = 1_000_000
 """Max number of weights of a network that a page computes."""
@@ -19,7 +19,9 @@ MAX_EXACT = 400_000
 """Max number of weights that a page holds with 32 bits."""
 MAX_MULTIPLICATIONS = 200_000_000
 """Max number of multiplications of a network that a page computes: about half a second."""
-_STORED_BYTES = 1_800_000
+STORED_BYTES = 1_800_000
+"""Max size of the maps in a page that does not compute the network."""
+_MAX_PICTURE = 256
 
 
 def network_data(
@@ -27,7 +29,8 @@ def network_data(
     values: Sequence[np.ndarray],
     scores: Sequence[Step],
     image: np.ndarray,
-    targets: Sequence[int],
+    target: int,
+    stored_bytes: int = STORED_BYTES,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the data of a network for its page.
 
@@ -36,7 +39,8 @@ def network_data(
         values: The value of each step for the picture.
         scores: Steps of the network up to its scores.
         image: (H, W, C), the picture.
-        targets: Indices of the classes that the page shows.
+        target: Index of the score for which the most important maps are chosen.
+        stored_bytes: Max size of the maps in a page that does not compute the network.
 
     Returns:
         Plain values, and sentences about what the page leaves out. A network that is small enough
@@ -52,14 +56,19 @@ def network_data(
     half = not reason and network.size > MAX_EXACT
     first = next(iter(network.places("conv")), -1)
     operations = plain_operations(network, half=half, last=first if reason else None)
+    computed = _computable(network, first) if reason else len(operations)
+    picture = np.ascontiguousarray(image)
+    if reason and max(image.shape) > _MAX_PICTURE:
+        picture, computed = np.ascontiguousarray(reduced(image, _MAX_PICTURE)), 0
     data: dict[str, Any] = {
         "operations": operations,
         "alive": not reason,
         "half": half,
-        "computed": _computable(network, first) if reason else len(operations),
+        "computed": computed,
+        "picture": packed(picture),
+        "size": list(image.shape),
         "convs": network.places("conv"),
         "pools": network.places("max_pool", "average_pool"),
-        "dense": network.places("dense"),
         "whyNotAlive": f"The page does not compute this network: {reason}. It holds maps of some "
         "layers, rounded to 8 bits."
         if reason
@@ -67,7 +76,14 @@ def network_data(
     }
     left_out = []
     if reason:
-        left_out += _store(data, network, values, scores, image, targets)
+        left_out += _store(data, network, values, scores, image, target, stored_bytes)
+    if not network.places("conv"):
+        left_out.append(
+            "Feature detectors, feature maps and Grad-CAM: the network has no convolution."
+        )
+    if network.unknown:
+        listed = ", ".join(network.unknown[:5]) + (", ..." if len(network.unknown) > 5 else "")
+        left_out.append(f"Layers of these kinds are not shown: {listed}.")
     return data, left_out
 
 
@@ -113,14 +129,15 @@ def _store(
     values: Sequence[np.ndarray],
     scores: Sequence[Step],
     image: np.ndarray,
-    targets: Sequence[int],
+    target: int,
+    stored_bytes: int,
 ) -> list[str]:
     """Add maps to the data of a page that does not compute the network."""
     operations, found, size = network.operations, {}, 0
     convs = [at for at in stored.chosen_convolutions(network) if operations[at].step >= 0]
     steps = [operations[at].step for at in convs]
     important = dict(
-        zip(convs, why.importance(scores, image, targets[0], steps) if convs else [], strict=True)
+        zip(convs, why.importance(scores, image, target, steps) if convs else [], strict=True)
     )
     shown = []
     # The first and the last one come first, in case the page becomes too large.
@@ -142,7 +159,7 @@ def _store(
                 values[operations[source].step], sorted(own[: min(shape[2], stored.MAX_CHANNELS)])
             )
         grown = sum(len(each["sprite"]) for each in made.values())
-        if shown and size + grown > _STORED_BYTES:
+        if shown and size + grown > stored_bytes:
             continue
         shown.append(conv)
         size += grown
@@ -152,9 +169,6 @@ def _store(
     data["pools"] = [
         at for at in data["pools"] if at in found and operations[at].inputs[0] in found
     ]
-    data["dense"] = data["dense"][-1:]
-    if data["dense"]:
-        data |= _full_connection(network, values, data["dense"][0], targets)
     every = network.places("conv")
     left_out = []
     if len(every) > len(shown):
@@ -169,25 +183,6 @@ def _store(
         )
     left_out.append("The weights of all convolutions but the first one.")
     return left_out
-
-
-def _full_connection(
-    network: Network, values: Sequence[np.ndarray], dense: int, targets: Sequence[int]
-) -> dict[str, Any]:
-    operation = network.operations[dense]
-    source = network.operations[operation.inputs[0]]
-    inputs = values[source.step].ravel().astype(np.float64)
-    heaviest = {}
-    for target in targets:
-        weights = operation.weights["kernel"][:, target]
-        products = inputs * weights
-        best = np.argsort(-np.abs(products), kind="stable")
-        heaviest[str(target)] = {
-            "terms": [[int(at), float(inputs[at]), float(weights[at])] for at in best[:10]],
-            "rest": float(products[best[10:]].sum()),
-            "bias": float(operation.weights["bias"][target]),
-        }
-    return {"heaviest": heaviest, "flat": packed(inputs.astype(np.float32)[:4096])}
 
 
 def _weights(values: np.ndarray, half: bool) -> dict[str, Any]:

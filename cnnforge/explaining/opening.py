@@ -12,8 +12,10 @@ from cnnforge.conversion.matching import plugin_layers
 from cnnforge.data.images import read_image
 from cnnforge.data.stored import ImageSource
 from cnnforge.errors import CnnforgeError, RunError, UsageError, one_line
+from cnnforge.explaining.building import Explained, Subject
 from cnnforge.explaining.network import describe
-from cnnforge.explaining.page import Explained, Similar, explain_page
+from cnnforge.explaining.objects_page import explain_objects
+from cnnforge.explaining.page import Similar, explain_classes
 from cnnforge.explaining.steps import Step, divide
 from cnnforge.explaining.sure import nearest, number_of_pictures
 from cnnforge.plugin_host.discovery import Plugins
@@ -22,6 +24,7 @@ from cnnforge.prediction.keras_model import load_model
 from cnnforge.prediction.samples import training_samples
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks import open_task
+from cnnforge.tasks.detection import Detection
 
 
 def explain_picture(
@@ -32,7 +35,7 @@ def explain_picture(
     loaded: np.ndarray,
     name: str,
 ) -> Explained:
-    """Make the page of a picture and the classifier of a run.
+    """Make the page of a picture and the network of a run.
 
     Args:
         run: The run.
@@ -51,32 +54,33 @@ def explain_picture(
         UnreadableImage: The picture cannot be read.
     """
     task: Any = open_task(run, plugins.tasks)
-    steps = open_steps(run, plugins)
+    steps = open_steps(run, plugins, several=isinstance(task, Detection))
+    subject = Subject(
+        read_image(source, image_shape(steps), task.placing),
+        loaded,
+        name=name,
+        model=str(run.read_config()[0].get("model", "network")),
+        run=run.path.name,
+    )
+    if isinstance(task, Detection):
+        return explain_objects(steps, subject, task)
     if steps[-1].shape != (len(task.classes),):
         raise RunError(
             f"the network of {run.path} returns {steps[-1].shape} values, and the run has "
             f"{len(task.classes)} classes: model.keras and classes.json do not belong together; "
             "restore them"
         )
-    pixels = read_image(source, image_shape(steps))
-    return explain_page(
-        steps,
-        pixels,
-        loaded,
-        name=name,
-        model=str(run.read_config()[0].get("model", "network")),
-        run=run.path.name,
-        classes=task.classes,
-        similar=similar_pictures(steps, pixels, trained_on, plugins),
-    )
+    similar = similar_pictures(steps, subject.image, trained_on, plugins)
+    return explain_classes(steps, subject, task.classes, similar)
 
 
-def open_steps(run: RunDirectory, plugins: Plugins) -> list[Step]:
+def open_steps(run: RunDirectory, plugins: Plugins, *, several: bool = False) -> list[Step]:
     """Open the network of a run, with stock layers, and divide it into steps.
 
     Args:
         run: The run.
         plugins: All plugins.
+        several: Whether the network may have several outputs.
 
     Raises:
         UsageError: The network does not take one picture, or cannot be divided into layers.
@@ -92,7 +96,7 @@ def open_steps(run: RunDirectory, plugins: Plugins) -> list[Step]:
     if plugin_layers(model, plugins.layers):
         # A layer that fuses several would hide the maps between them.
         model = lower(model, layers=plugins.layers)
-    return divide(model)
+    return divide(model, several=several)
 
 
 def image_shape(steps: Sequence[Step]) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -30,6 +30,7 @@ class Step:
         inputs: Indices of the steps whose outputs are the inputs. The picture has the index 0.
         shape: Shape of the output without the batch dimension.
         call: Function of the list of all values so far; it returns the value of this step.
+        output: Place of the value among the outputs of the network; `None` if it is none of them.
     """
 
     name: str
@@ -38,9 +39,10 @@ class Step:
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     call: Callable[[Sequence[Any]], Any]
+    output: int | None = None
 
 
-def divide(model: keras.Model) -> list[Step]:
+def divide(model: keras.Model, *, several: bool = False) -> list[Step]:
     """Divide a network of stock layers into steps; the first one is the picture.
 
     The activations of its layers become steps of their own. For that, `activation` of the layers
@@ -48,24 +50,33 @@ def divide(model: keras.Model) -> list[Step]:
 
     Args:
         model: A built model of the class Sequential or Functional, with one input.
+        several: Whether the model may have several outputs.
 
     Raises:
-        UsageError: The model is another kind of model, or has several inputs or outputs.
+        UsageError: The model is another kind of model, or has several inputs, or has several
+            outputs and must not.
     """
     if not isinstance(model, keras.Sequential | FunctionalModel):
         raise UsageError(
             f"the network is a {type(model).__name__}, expected a Sequential or Functional model: "
             "its layers cannot be shown one by one"
         )
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    if len(model.inputs) != 1 or (len(model.outputs) != 1 and not several):
         raise UsageError(
             f"the network has {len(model.inputs)} inputs and {len(model.outputs)} outputs, "
             "expected one picture and one output: choose a run of another model"
         )
     (picture,) = model.inputs
     steps = [Step("picture", None, None, (), _shape(picture), lambda values: values[0])]
-    _add(model, {id(picture): 0}, steps, {})
+    for number, place in enumerate(_add(model, {id(picture): 0}, steps, {})):
+        steps[place] = replace(steps[place], output=number)
     return steps
+
+
+def output_steps(steps: Sequence[Step]) -> list[int]:
+    """Return the indices of the steps whose values are the outputs of the network, in order."""
+    places = {it.output: at for at, it in enumerate(steps) if it.output is not None}
+    return [places[number] for number in sorted(places)]
 
 
 def _add(
@@ -73,15 +84,16 @@ def _add(
     known: dict[int, int],
     steps: list[Step],
     split: dict[int, tuple[str, Any]],
-) -> int:
-    """Append the steps of a model. Return the index of its output."""
+) -> list[int]:
+    """Append the steps of a model. Return the indices of its outputs."""
     calls, structure = layer_calls(model)
     for call in calls:
         places = tuple(known[id(tensor)] for tensor in call.inputs)
         layer = call.layer
         if isinstance(layer, keras.Sequential | FunctionalModel):
             inside = {id(t): at for t, at in zip(layer.inputs, places, strict=True)}
-            known[id(call.outputs[0])] = _add(layer, inside, steps, split)
+            found = _add(layer, inside, steps, split)
+            known |= {id(t): at for t, at in zip(call.outputs, found, strict=True)}
             continue
         if len(call.outputs) != 1:
             raise UsageError(
@@ -101,8 +113,7 @@ def _add(
             run = _activation_runner(function, before)
             steps.append(Step(layer.name, layer, name, (before,), shape, run))
         known[id(call.outputs[0])] = len(steps) - 1
-    (output,) = keras.tree.flatten(structure)
-    return known[id(output)]
+    return [known[id(output)] for output in keras.tree.flatten(structure)]
 
 
 def _contained_activation(layer: Any) -> str | None:

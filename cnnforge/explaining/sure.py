@@ -141,6 +141,17 @@ def receptive_fields(network: Network) -> list[tuple[Field, Field] | None]:
             top, left, _ = operation.settings["before"]
             rows, columns = _windowed(pair[0], 1, 1, 1, top), _windowed(pair[1], 1, 1, 1, left)
             fields.append((rows, columns))
+        elif operation.kind == "cropping":
+            (pair,) = before
+            assert pair is not None
+            top, left = operation.settings["before"]
+            rows, columns = _windowed(pair[0], 1, 1, 1, -top), _windowed(pair[1], 1, 1, 1, -left)
+            fields.append((rows, columns))
+        elif operation.kind == "upsampling":
+            (pair,) = before
+            assert pair is not None
+            rows, columns = map(_repeated, pair, operation.settings["size"])
+            fields.append(None if rows is None or columns is None else (rows, columns))
         elif operation.kind in ("affine", "activation", "add", "subtract", "concatenate"):
             pairs = [pair for pair in before if pair is not None]
             united = [_united([pair[axis] for pair in pairs]) for axis in (0, 1)]
@@ -157,6 +168,14 @@ def _windowed(field: Field, size: int, stride: int, dilation: int, before: int) 
         field.step * stride,
         field.size + (size - 1) * dilation * field.step,
     )
+
+
+def _repeated(field: Field, times: int) -> Field | None:
+    """Return the field of values that are repeated: one that contains those of all copies."""
+    if field.step % times:
+        return None
+    step = field.step // times
+    return Field(field.start - (times - 1) * step, step, field.size + (times - 1) * step)
 
 
 def _united(fields: Sequence[Field]) -> Field | None:

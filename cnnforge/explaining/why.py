@@ -21,6 +21,8 @@ MAX_CORRELATION = 0.3
 MAX_GAP = 0.05
 """Max gap of integrated gradients, as a fraction of the difference of the scores."""
 MIN_STEPS, MAX_STEPS = 64, 1024
+# Max number of multiplications of integrated gradients, and that of a small network.
+_MULTIPLICATIONS, _LARGE = 2e11, 5e7
 _MAX_SIDE = 112
 _PLACES = 8
 
@@ -62,7 +64,7 @@ def explain(
     classes: Sequence[int],
     layers: Sequence[int],
     *,
-    seeds: int = 3,
+    multiplications: int = 0,
 ) -> list[Map]:
     """Compute the maps of all methods.
 
@@ -71,17 +73,19 @@ def explain(
         image: (H, W, C) pixel values 0..255.
         classes: Indices of the classes.
         layers: Indices of the steps for Grad-CAM, with values (H, W, C).
-        seeds: Number of times that the last layers get random weights.
+        multiplications: Multiplications of the network for one picture. A large network gets random
+            last layers once instead of three times, and integrated gradients fewer steps.
 
     Returns:
         The maps.
     """
     image = np.asarray(image, np.float32)
-    found = _measure(steps, image, classes, layers)
+    most = max(MIN_STEPS, min(MAX_STEPS, int(_MULTIPLICATIONS / max(1, multiplications))))
+    found = _measure(steps, image, classes, layers, most)
     randoms = []
-    for seed in range(seeds):
+    for seed in range(3 if multiplications < _LARGE else 1):
         with random_last_layers(steps, seed):
-            randoms.append(_measure(steps, image, classes, layers, exact=False))
+            randoms.append(_measure(steps, image, classes, layers, MIN_STEPS))
     maps = []
     for key, (values, extra) in found.items():
         others = [random[key][0] for random in randoms]
@@ -101,7 +105,7 @@ def _measure(
     image: np.ndarray,
     classes: Sequence[int],
     layers: Sequence[int],
-    exact: bool = True,
+    most: int,
 ) -> _Found:
     found: _Found = {}
     for target, cams in zip(classes, grad_cam(steps, image, classes, layers), strict=True):
@@ -109,7 +113,6 @@ def _measure(
             found["grad-cam", layer, target] = cam, {}
     for target, values in zip(classes, occlusion(steps, image, classes), strict=True):
         found["occlusion", None, target] = values, {}
-    most = MAX_STEPS if exact else MIN_STEPS
     for target, (values, gap, count) in zip(
         classes, integrated_gradients(steps, image, classes, most), strict=True
     ):
@@ -221,12 +224,34 @@ def occlusion(steps: Sequence[Step], image: np.ndarray, classes: Sequence[int]) 
 
 
 def last_layers(steps: Sequence[Step]) -> list[Any]:
-    """Return the layers with weights after the last convolution, or else the last such layer."""
-    weighted = [it for it in steps if it.activation is None and getattr(it.layer, "weights", ())]
+    """Return the fully connected layers after the last convolution.
+
+    If there is none, these are the layers with weights that are the closest to the scores.
+    """
+    weighted = [it for it in steps if _has_weights(it)]
     places = [at for at, it in enumerate(weighted) if _is_convolution(it.layer)]
     after = [it for it in weighted[places[-1] + 1 if places else 0 :] if _is_dense(it.layer)]
-    chosen = after or weighted[-1:]
+    chosen = after or _closest(steps)
     return list({id(it.layer): it.layer for it in chosen}.values())
+
+
+def _closest(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps with weights from which a way without weights leads to the last step."""
+    found, waiting, seen = [], [len(steps) - 1], set[int]()
+    while waiting:
+        at = waiting.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if _has_weights(steps[at]):
+            found.append(steps[at])
+        else:
+            waiting += steps[at].inputs
+    return found
+
+
+def _has_weights(step: Step) -> bool:
+    return step.activation is None and bool(getattr(step.layer, "weights", ()))
 
 
 def _is_convolution(layer: Any) -> bool:
@@ -291,6 +316,8 @@ def importance(
 ) -> list[np.ndarray]:
     """Return how much each channel matters for a class: the mean of |gradient x value|.
 
+    For a step that the score does not depend on, it is the mean of |value|.
+
     Args:
         steps: Steps of a network up to its scores.
         image: (H, W, C) pixel values.
@@ -303,6 +330,6 @@ def importance(
     values = all_values(steps, image)
     _, (found,) = gradients(Replay(steps, watched=places), image[None], [target])
     return [
-        np.abs(values[at] * gradient[0]).mean((0, 1))
+        np.abs(values[at] * gradient[0] if gradient.size else values[at]).mean((0, 1))
         for at, gradient in zip(places, found[1:], strict=True)
     ]

@@ -36,9 +36,11 @@ _FRAME = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" conte
 const made = document.createElement("pre");
 made.id = "result-of-test";
 made.textContent = data;
+made.hidden = true;
 document.body.append(made);
 });</script>
-<body><iframe src="FILE" width="WIDTH" height="1500" style="border: 0"></iframe></body>
+<body style="margin: 0">
+<iframe src="FILE" width="WIDTH" height="HEIGHT" style="border: 0"></iframe></body>
 """
 
 
@@ -56,8 +58,42 @@ def run_in_page(
         dark: Whether the user prefers dark colors.
         scripts: Further code that runs before.
     """
-    page = page.resolve()
     code = f"{_REPORT}\n{scripts}\nreport(async () => {{ {script} }});"
+    outer = _framed(page.resolve(), code, width, 1500)
+    done = _chromium(
+        outer, "--virtual-time-budget=120000", "--dump-dom", size=(width, 1500), dark=dark
+    )
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not console, console
+    found = re.search(r'<pre id="result-of-test" hidden="">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    result = json.loads(html.unescape(found[1]))
+    assert result["problems"] == [], result["problems"]
+    assert result["requests"] == []
+    return result["value"]
+
+
+def photograph(
+    page: Path, output: Path, *, script: str = "", size: tuple[int, int], dark: bool = False
+) -> None:
+    """Open a page of cnnforge, run a script in it, and write what is seen to a PNG file.
+
+    Args:
+        page: The page.
+        output: The file.
+        script: Body of an async function, which runs when the page is ready.
+        size: Width and height of the window in pixels.
+        dark: Whether the user prefers dark colors.
+    """
+    code = f"{_REPORT}\nreport(async () => {{ {script} }});"
+    outer = _framed(page.resolve(), code, *size)
+    picture = f"--screenshot={output.resolve()}"
+    done = _chromium(outer, "--virtual-time-budget=20000", picture, size=size, dark=dark)
+    assert output.is_file(), done.stderr[-2000:]
+
+
+def _framed(page: Path, code: str, width: int, height: int) -> Path:
+    """Write a copy of a page with more code, and a page with a frame that shows it."""
     code = code.replace("</script", "<\\/script")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     text = page.read_text(encoding="utf-8").replace(
@@ -68,22 +104,29 @@ def run_in_page(
     copy.write_text(text.replace("<main>", f"<script>{code}</script><main>", 1), encoding="utf-8")
     # Chromium makes no window narrower than 500 pixels, so the page is in a frame.
     outer = page.with_name(f"{page.stem}-frame.html")
-    outer.write_text(_FRAME.replace("WIDTH", str(width)).replace("FILE", copy.name), "utf-8")
-    profile = page.parent / "profile"
+    frame = _FRAME.replace("WIDTH", str(width)).replace("HEIGHT", str(height))
+    outer.write_text(frame.replace("FILE", copy.name), "utf-8")
+    return outer
+
+
+def _chromium(
+    page: Path, *options: str, size: tuple[int, int], dark: bool
+) -> subprocess.CompletedProcess[str]:
     assert CHROMIUM is not None
+    profile = page.parent / "profile"
     done = subprocess.run(
         [
             CHROMIUM,
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--hide-scrollbars",
             "--enable-logging=stderr",
             f"--user-data-dir={profile}",
-            f"--window-size={width + 40},1600",
+            f"--window-size={size[0]},{size[1]}",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-            "--virtual-time-budget=120000",
-            "--dump-dom",
-            outer.as_uri(),
+            *options,
+            page.as_uri(),
         ],
         capture_output=True,
         text=True,
@@ -91,14 +134,7 @@ def run_in_page(
         check=False,
     )
     shutil.rmtree(profile, ignore_errors=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not console, console
-    found = re.search(r'<pre id="result-of-test">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    result = json.loads(html.unescape(found[1]))
-    assert result["problems"] == [], result["problems"]
-    assert result["requests"] == []
-    return result["value"]
+    return done
 
 
 def violations(page: Path, *, width: int, dark: bool) -> list[str]:

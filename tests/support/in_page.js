@@ -12,7 +12,7 @@ async function report(function_) {
   let value;
   try {
     await new Promise((go) => addEventListener("load", go));
-    for (let i = 0; i < 400 && !document.body.dataset.ready; i++) await new Promise((go) => setTimeout(go, 25));
+    for (let i = 0; i < 4000 && !document.body.dataset.ready; i++) await new Promise((go) => setTimeout(go, 25));
     value = await function_();
   } catch (error) {
     problems.push(`the test failed: ${error.stack}`);

@@ -18,9 +18,12 @@ from cnnforge.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from cnnforge.explaining.page import Explained
+    from cnnforge.explaining.building import Explained
     from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.prediction import RunData
+
+
+_DETECTION = "builtin/detection"
 
 
 def explain(
@@ -80,10 +83,11 @@ def _check_task(run: Path, trained_on: RunData, plugins: Plugins) -> None:
     from cnnforge.errors import UsageError
     from cnnforge.plugin import DEFAULT_TASK
 
-    if not plugins.tasks.same(trained_on.task, DEFAULT_TASK):
+    if not any(plugins.tasks.same(trained_on.task, each) for each in (DEFAULT_TASK, _DETECTION)):
         raise UsageError(
             f"the run {run} is for the task {trained_on.task.rpartition('/')[2]!r}, and explain "
-            "shows networks of the task 'classification': choose another run, see 'cnnforge runs'"
+            "shows networks of the tasks 'classification' and 'detection': choose another run, see "
+            "'cnnforge runs'"
         )
 
 
@@ -100,22 +104,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def _facts(run: Path, image: Path, output: Path, made: Explained) -> dict[str, Any]:
-    classes = made.classes
-    order = (-made.probabilities).argsort(kind="stable")[:3]
     return {
         "run": str(run),
         "image": str(image),
         "output": str(output),
         "bytes": len(made.text.encode("utf-8")),
         "computes": made.alive,
-        "answers": [
-            {"class": classes[at], "probability": float(made.probabilities[at])} for at in order
-        ],
+        **made.found,
         "maps": [
             {
                 "method": each.method,
                 "layer": each.layer,
-                "class": classes[each.target],
+                "class": made.labels[each.target],
                 "correlation": each.correlation,
                 "passed": each.means_something,
             }
@@ -129,10 +129,7 @@ def _say(facts: dict[str, Any], made: Explained) -> None:
     from cnnforge.cli import _render
     from cnnforge.data import printable
 
-    answers = [
-        f"{printable(each['class'])} with {each['probability']:.1%}" for each in facts["answers"]
-    ]
-    _render.message(f"answer: {answers[0]}; runner-up: {answers[1]}")
+    _render.message(printable(made.summary))
     failed = [each for each in made.maps if not each.means_something]
     if failed:
         _render.message(

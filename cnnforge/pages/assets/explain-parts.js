@@ -1,13 +1,14 @@
-// The page of `cnnforge explain`, second part: why, how sure, changes of the picture, and the start.
+// The page of `cnnforge explain`, second part: why, changes of the picture, and the start.
 
-const gray = Float32Array.from({ length: HEIGHT * WIDTH }, (_, i) => {
+const gray = Float32Array.from({ length: picture.data.length / CHANNELS }, (_, i) => {
   const pixel = picture.data.subarray(i * CHANNELS, (i + 1) * CHANNELS);
   return pixel.reduce((sum, value) => sum + value, 0) / CHANNELS;
 });
 
 // A value between those of a map, as if the map covered the picture.
 function between({ shape: [rows, columns], data }, y, x) {
-  const i = Math.min(Math.max((y + 0.5) * rows / HEIGHT - 0.5, 0), rows - 1), j = Math.min(Math.max((x + 0.5) * columns / WIDTH - 0.5, 0), columns - 1);
+  const [height, width] = picture.shape;
+  const i = Math.min(Math.max((y + 0.5) * rows / height - 0.5, 0), rows - 1), j = Math.min(Math.max((x + 0.5) * columns / width - 0.5, 0), columns - 1);
   const top = Math.floor(i), left = Math.floor(j), bottom = Math.min(top + 1, rows - 1), right = Math.min(left + 1, columns - 1);
   const at = (row, column) => data[row * columns + column] * (row === top ? 1 - (i - top) : i - top) * (column === left ? 1 - (j - left) : j - left);
   return at(top, left) + (right > left ? at(top, right) : 0) + (bottom > top ? at(bottom, left) : 0) + (bottom > top && right > left ? at(bottom, right) : 0);
@@ -15,12 +16,12 @@ function between({ shape: [rows, columns], data }, y, x) {
 
 function paintHeat(canvas, packedMap) {
   const map = unpack(packedMap), [low, high] = extremes(map.data), reach = Math.max(-low, high) || 1;
-  const bytes = new Uint8ClampedArray(HEIGHT * WIDTH * 3);
-  for (let y = 0; y < HEIGHT; y++) for (let x = 0; x < WIDTH; x++) {
+  const [height, width] = picture.shape, bytes = new Uint8ClampedArray(height * width * 3);
+  for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
     const value = between(map, y, x), tint = low < 0 ? color(SIGNS, 0.5 + value / reach / 2) : color(MAGNITUDES, value / reach);
-    for (let c = 0; c < 3; c++) bytes[(y * WIDTH + x) * 3 + c] = 0.65 * tint[c] + 0.35 * gray[y * WIDTH + x];
+    for (let c = 0; c < 3; c++) bytes[(y * width + x) * 3 + c] = 0.65 * tint[c] + 0.35 * gray[y * width + x];
   }
-  paint(canvas, [HEIGHT, WIDTH, 3], bytes);
+  paint(canvas, [height, width, 3], bytes);
 }
 
 const METHODS = {
@@ -56,26 +57,12 @@ function showWhy() {
   byId("verdict").textContent = parts.join(" ");
 }
 
-function showSure() {
-  byId("sure").textContent = DATA.sure;
-  byId("neighbors").replaceChildren(...DATA.neighbors.map(({ image, label, similarity, same }) => {
-    const box = document.createElement("figure"), canvas = document.createElement("canvas"), caption = document.createElement("figcaption");
-    const { shape, data } = unpack(image);
-    paint(canvas, shape, data, 104);
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `Training picture of the class ${label}`);
-    caption.textContent = `${label}; similarity ${shown(similarity, 3)}${same ? "; the same picture" : ""}`;
-    box.append(canvas, caption);
-    return box;
-  }));
-}
-
 // The picture that the sliders move: the original one with what was drawn.
 let base = Float32Array.from(picture.data);
 const pen = { row: HEIGHT >> 1, column: WIDTH >> 1, shown: false };
 const border = (() => {
-  const values = [];
-  for (let i = 0; i < HEIGHT; i++) for (let j = 0; j < WIDTH; j++) if (!i || !j || i === HEIGHT - 1 || j === WIDTH - 1) values.push(i * WIDTH + j);
+  const values = [], [height, width] = picture.shape;
+  for (let i = 0; i < height; i++) for (let j = 0; j < width; j++) if (!i || !j || i === height - 1 || j === width - 1) values.push(i * width + j);
   return [...Array(CHANNELS).keys()].map((c) => {
     const sorted = values.map((at) => picture.data[at * CHANNELS + c]).sort((a, b) => a - b);
     return sorted[sorted.length >> 1];
@@ -189,15 +176,6 @@ function listen() {
     state.poolMap = at;
     showPooling();
   });
-  choose("dense", (at) => {
-    state.dense = at;
-    state.neuron = 0;
-    showFull();
-  });
-  choose("neuron", (at) => {
-    state.neuron = at;
-    showFull();
-  });
   byId("target").addEventListener("change", fillMethods);
   byId("method").addEventListener("change", showWhy);
   byId("known").addEventListener("change", (event) => {
@@ -234,17 +212,6 @@ async function decodeStored() {
   }));
 }
 
-function showCheck() {
-  if (!DATA.alive) {
-    byId("check").textContent = DATA.whyNotAlive;
-    return;
-  }
-  const found = state.values[LAST], difference = found.reduce((high, value, i) => Math.max(high, Math.abs(value - expected[i])), 0);
-  byId("check").dataset.difference = difference;
-  byId("check").textContent = "This page computes the network itself. The largest difference between one of its probabilities and that of Keras is "
-    + `${difference === 0 ? "0" : difference.toExponential(1).replace("-", "\u2212")}.${DATA.half ? " The weights are rounded to 16 bits, so that the page is small." : ""}`;
-}
-
 async function start() {
   await decodeStored();
   for (const element of document.querySelectorAll(".alive")) element.hidden = !DATA.alive;
@@ -257,25 +224,18 @@ async function start() {
   byId("pool-some").hidden = !pools.length;
   byId("pool-none").hidden = Boolean(pools.length);
   byId("pool-none").textContent = DATA.poolNone;
-  byId("full-some").hidden = !full.length;
-  byId("full-none").hidden = Boolean(full.length);
-  byId("full-none").textContent = "This network has no full connection.";
   if (convs.length) {
     fillSelect(byId("conv"), convs.map((at) => [at, `${operations[at].name}, ${operations[at].settings.size.join("x")}`]), state.conv);
   }
-  if (!DATA.alive) {
-    state.values = forward(operations, state.pixels, DATA.computed);
-  } else state.values = forward(operations, state.pixels);
-  [state.neuron] = order(expected);
+  if (!DATA.alive && DATA.computed) state.values = forward(operations, state.pixels, DATA.computed);
   centerPool();
   if (convs.length) chooseConvolution();
   fillSelect(byId("pool"), names(pools), state.pool);
-  fillSelect(byId("dense"), DATA.alive ? names(full) : names(full.slice(-1)), state.dense);
-  fillSelect(byId("target"), DATA.targets.map((at) => [at, CLASSES[at]]), DATA.targets[0]);
+  fillSelect(byId("target"), DATA.targets, DATA.targets[0][0]);
+  startAnswer();
   showAll();
   showCheck();
   fillMethods();
-  showSure();
   listen();
   if (DATA.alive) enableDrawing();
   document.body.dataset.ready = "yes";

@@ -1,19 +1,18 @@
-// The page of `cnnforge explain`: the walk through a network, from the picture to the probabilities.
+// The page of `cnnforge explain`: the walk through a network, from the picture to its last maps.
 
 const operations = unpackNetwork(DATA.operations), picture = unpack(DATA.picture), loaded = unpack(DATA.loaded);
-const expected = unpack(DATA.probabilities).data, [HEIGHT, WIDTH, CHANNELS] = picture.shape;
-const CLASSES = DATA.classes, LAST = operations.length - 1, MANY = 32;
-const convs = DATA.convs, pools = DATA.pools, full = DATA.dense, learned = new Map();
+const [HEIGHT, WIDTH, CHANNELS] = DATA.size;
+const CLASSES = DATA.classes, MANY = 32;
+const convs = DATA.convs, pools = DATA.pools, learned = new Map();
 // Operations that read an operation.
 const readers = operations.map(() => []);
 operations.forEach(({ inputs }, at) => inputs.forEach((from) => readers[from].push(at)));
 
 const state = {
   pixels: Float32Array.from(picture.data), values: [], conv: convs[0], filter: 0, channel: 0, pool: pools[0], poolMap: 0,
-  dense: full[full.length - 1], neuron: 0, spot: { row: 0, column: 0, fixed: false }, poolSpot: { row: 0, column: 0, fixed: false },
+  spot: { row: 0, column: 0, fixed: false }, poolSpot: { row: 0, column: 0, fixed: false },
 };
 
-const probabilities = () => (DATA.alive ? state.values[LAST] : expected);
 const percent = (value) => `${shown(100 * value, value > 0.1 ? 1 : 2)} %`;
 const order = (values) => [...values.keys()].sort((a, b) => values[b] - values[a]);
 
@@ -45,32 +44,17 @@ function chain(at) {
 const STEPS = { relu: "the ReLU", relu6: "the ReLU6", add: "the sum with the shortcut" };
 const stepName = ({ kind, settings }) => STEPS[settings.function ?? kind] ?? (kind === "affine" ? `the ${settings.what}` : `the ${settings.function}`);
 
-function showAnswer() {
-  const values = probabilities(), [first, second] = order(values);
-  const text = `${CLASSES[first]} with ${percent(values[first])}; the runner-up is ${CLASSES[second]} with ${percent(values[second])}.`;
-  byId("answer").textContent = `The answer for the picture: ${text}`;
-  if (DATA.alive) byId("live").textContent = `Answer now: ${text}`;
-  const scores = state.values[DATA.scores] ?? unpack(DATA.scoreValues).data;
-  const ratio = values[first] / Math.max(values[second], 1e-30);
-  byId("runner").textContent = `The softmax turns the scores into probabilities, which sum to 1. ${CLASSES[first]} has the score ${shown(scores[first])}, `
-    + `${CLASSES[second]} has ${shown(scores[second])}: a difference of ${shown(scores[first] - scores[second])} makes the answer `
-    + `${ratio > 1000 ? "more than 1,000" : shown(ratio, 1)} times as probable as the runner-up.`;
-  fillBars(byId("probabilities"), ["class", "score", "probability"], order(values).slice(0, 5)
-    .map((at) => [[CLASSES[at], shown(scores[at]), percent(values[at])], values[at]]));
-}
-
-function thumbs(box, label, chosen, shape, bytesOf, channels) {
+// Buttons with small maps of some channels. `pick` is called with the one that is chosen.
+function thumbs(box, label, chosen, shape, bytesOf, channels, pick) {
   box.replaceChildren(...channels.slice(0, MANY).map((channel) => {
     const button = document.createElement("button"), canvas = document.createElement("canvas");
     button.type = "button";
-    button.setAttribute("aria-label", `${label} ${channel + 1}`);
+    button.setAttribute("aria-label", label(channel));
     button.setAttribute("aria-pressed", channel === chosen);
     paint(canvas, shape, bytesOf(channel), 56);
     button.append(canvas);
     button.addEventListener("click", () => {
-      state.filter = channel;
-      byId("filter").value = channel;
-      showConvolution();
+      pick(channel);
       box.children[channels.indexOf(channel)]?.focus();
     });
     return button;
@@ -106,15 +90,23 @@ function chooseChannels() {
   fillSelect(byId("channel"), [...Array(count).keys()].map((at) => [at, `${first + at + 1}`]), state.channel);
 }
 
+function pickFilter(channel) {
+  state.filter = channel;
+  byId("filter").value = channel;
+  showConvolution();
+}
+
 function showConvolution() {
   if (!convs.length) return;
   const operation = operations[state.conv], { shape, weights } = operation;
   chooseChannels();
   if (weights.kernel) {
     const { size: [tall, wide] } = operation.settings;
-    thumbs(byId("detectors"), "Detector", state.filter, [tall, wide, 3], (at) => colors(matrixOf(operation, at, state.channel).flat()), channelsOf(state.conv));
+    thumbs(byId("detectors"), (at) => `Detector ${at + 1}`, state.filter, [tall, wide, 3], (at) => colors(matrixOf(operation, at, state.channel).flat()),
+      channelsOf(state.conv), pickFilter);
   }
-  thumbs(byId("maps"), "Feature map", state.filter, [...reducedShape(state.conv), 3], (at) => colors(plane(state.conv, at).data), channelsOf(state.conv));
+  thumbs(byId("maps"), (at) => `Feature map ${at + 1}`, state.filter, [...reducedShape(state.conv), 3], (at) => colors(plane(state.conv, at).data),
+    channelsOf(state.conv), pickFilter);
   byId("map-caption").textContent = `Feature map ${state.filter + 1}, ${shape[0]}x${shape[1]}. ${rangeText(plane(state.conv, state.filter).data)}`;
   makeMatrix();
   showSpot();
@@ -233,8 +225,8 @@ function showField(at, row, column) {
     const first = start + step * (axis ? column : row), whole = axis ? WIDTH : HEIGHT;
     return [Math.max(0, first), Math.min(whole, first + size)];
   });
-  const [[top, bottom], [left, right]] = ends;
-  mark(byId("seen"), top, left, bottom - top, right - left);
+  const [[top, bottom], [left, right]] = ends, zoom = picture.shape[0] / HEIGHT;
+  mark(byId("seen"), top * zoom, left * zoom, (bottom - top) * zoom, (right - left) * zoom);
   byId("seen-caption").textContent = `Receptive field of the pixel: it can depend on rows ${top + 1} to ${bottom} and columns ${left + 1} to ${right} `
     + "of the picture, on nothing else.";
 }
@@ -313,55 +305,12 @@ function showPooling() {
   byId("pool-sentence").textContent = `Row ${row + 1}, column ${column + 1}, window of ${size.join("x")}: ${list}; ${kept}.${state.poolSpot.fixed ? " Fixed." : ""}`;
 }
 
-function showFlattening() {
-  const at = operations.findIndex(({ kind, inputs }) => ["flatten", "global_average", "global_max"].includes(kind) && operations[inputs[0]].shape.length === 3);
-  const values = at < 0 ? null : state.values[at] ?? (DATA.flat && unpack(DATA.flat).data);
-  byId("flat").parentElement.hidden = !values;
-  if (at < 0) byId("flat-text").textContent = "This network does not flatten its maps.";
-  else {
-    const [height, width, channels] = operations[operations[at].inputs[0]].shape, { kind } = operations[at];
-    byId("flat-text").textContent = kind === "flatten"
-      ? `${channels} maps of ${height}x${width} values become one row of ${counted(height * width * channels)} numbers: first the pixel in row 1, column 1 of every map, then the next pixel.`
-      : `Each of the ${channels} maps becomes one number, the ${kind === "global_max" ? "largest" : "mean"} of its ${height}x${width} values: one row of ${channels} numbers.`;
-    byId("flat-text").textContent += " The row is drawn in lines here.";
-  }
-  if (!values) return;
-  // Full lines, if possible.
-  const divisor = [...Array(57).keys()].findLast((each) => values.length % each === 0);
-  const columns = divisor >= 16 ? divisor : Math.min(values.length, 56), rows = Math.ceil(values.length / columns), data = new Float32Array(rows * columns);
-  data.set(values);
-  paintValues(byId("flat"), { height: rows, width: columns, data }, 560);
-}
-
-function showFull() {
-  if (!full.length) return;
-  const operation = operations[state.dense], count = operation.shape[0], last = state.dense === full[full.length - 1];
-  const targets = DATA.alive ? [...Array(count).keys()] : Object.keys(DATA.heaviest).map(Number);
-  state.neuron = targets.includes(state.neuron) ? state.neuron : targets[0];
-  fillSelect(byId("neuron"), targets.map((each) => [each, last && count === CLASSES.length ? CLASSES[each] : `${each + 1} of ${count}`]), state.neuron);
-  const { terms, rest, bias } = DATA.alive ? contributions(operation) : DATA.heaviest[state.neuron];
-  fillBars(byId("heaviest"), ["value", "number", "weight", "contribution"], terms.map(([from, value, weight]) => [
-    [`${from + 1}`, shown(value), shown(weight, 3), shown(value * weight)], value * weight]));
-  const total = terms.reduce((sum, [, value, weight]) => sum + value * weight, 0);
-  byId("full-text").textContent = `${shown(total, 3)} (these ten) + ${shown(rest, 3)} (all others) + ${shown(bias, 3)} (bias) = ${shown(total + rest + bias, 3)}`
-    .replaceAll("+ \u2212", "\u2212 ") + `${last ? ", the score" : ""}.`;
-}
-
-function contributions({ shape: [count], weights, inputs: [from] }) {
-  const x = state.values[from], kernel = weights.kernel.data, product = (i) => x[i] * kernel[i * count + state.neuron];
-  const places = [...x.keys()].sort((a, b) => Math.abs(product(b)) - Math.abs(product(a)));
-  const rest = places.slice(10).reduce((sum, i) => sum + product(i), 0);
-  return { terms: places.slice(0, 10).map((i) => [i, x[i], kernel[i * count + state.neuron]]), rest, bias: weights.bias.data[state.neuron] };
-}
-
 function showAll() {
   if (DATA.alive) state.values = forward(operations, state.pixels);
   paint(byId("picture"), picture.shape, Uint8ClampedArray.from(state.pixels));
-  showAnswer();
   showConvolution();
   showPooling();
-  showFlattening();
-  showFull();
+  showAnswer();
 }
 
 let waiting = false;

@@ -128,6 +128,25 @@ function zeroPadding(x, [height, width, channels], { shape: [rows, columns, all]
   return made;
 }
 
+function cropping(x, [, columns, channels], { shape: [rows, wide], settings: { before } }) {
+  const made = new Float32Array(rows * wide * channels);
+  for (let i = 0; i < rows; i++) {
+    const from = ((i + before[0]) * columns + before[1]) * channels;
+    made.set(x.subarray(from, from + wide * channels), i * wide * channels);
+  }
+  return made;
+}
+
+// Each value several times, below and next to each other.
+function upsampling(x, [, width, channels], { shape: [rows, columns], settings: { size } }) {
+  const made = new Float32Array(rows * columns * channels);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) {
+    const from = (Math.floor(i / size[0]) * width + Math.floor(j / size[1])) * channels;
+    made.set(x.subarray(from, from + channels), (i * columns + j) * channels);
+  }
+  return made;
+}
+
 function concatenate(parts, shapes) {
   const widths = shapes.map((shape) => shape[shape.length - 1]), all = widths.reduce((a, b) => a + b);
   const count = parts[0].length / widths[0], made = new Float32Array(count * all);
@@ -162,6 +181,8 @@ function computed(operation, operations, values) {
   if (kind === "affine") return affine(x, operation);
   if (kind === "flatten") return x;
   if (kind === "zero_padding") return zeroPadding(x, shape, operation);
+  if (kind === "cropping") return cropping(x, shape, operation);
+  if (kind === "upsampling") return upsampling(x, shape, operation);
   if (kind === "concatenate") return concatenate(parts, shapes);
   if (kind in COMBINE) return combine(parts, COMBINE[kind]);
   if (settings.function === "softmax") return softmax(x, shape[shape.length - 1]);

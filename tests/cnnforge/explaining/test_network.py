@@ -79,6 +79,8 @@ def with_every_layer() -> keras.Model:
     gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
     gate = layers.Conv2D(20, 1, activation="hard_sigmoid")(gate)
     x = layers.Multiply()([x, gate])
+    x = layers.UpSampling2D((2, 3))(x)
+    x = layers.Cropping2D(((1, 0), (2, 3)))(x)
     x = layers.Activation("hard_swish")(x)
     x = layers.ReLU()(layers.Dropout(0.2)(x))
     flat = layers.Dense(6, activation="tanh")(layers.Flatten()(x))
@@ -116,6 +118,7 @@ def one_layer(layer: Any) -> Network:
         layers.Conv2D(2, 3, activation="mish"),
         layers.BatchNormalization(axis=1),
         layers.Concatenate(axis=1),
+        layers.UpSampling2D(interpolation="bilinear"),
     ],
     ids=lambda layer: type(layer).__name__,
 )

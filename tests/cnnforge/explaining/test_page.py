@@ -8,7 +8,8 @@ import pytest
 from browser import needs_axe, needs_chromium, run_in_page, violations
 
 from cnnforge.explaining import network_data
-from cnnforge.explaining.page import Explained, Similar, explain_page
+from cnnforge.explaining.building import Explained, Subject
+from cnnforge.explaining.page import Similar, explain_classes
 from cnnforge.explaining.steps import divide
 from cnnforge.explaining.sure import Neighbor
 from cnnforge_plugins.models.lenet import build as lenet
@@ -35,16 +36,8 @@ def explained(
     neighbors = [Neighbor(3, 1.0, image, True), Neighbor(5, 0.5, image // 2, False)]
     classes = classes or [f"class {number}" for number in range(count)]
     similar = Similar(neighbors, [classes[0], classes[1]], 30, 40)
-    return explain_page(
-        divide(model),
-        image,
-        picture((300, 200, 3)),
-        name=name,
-        model="toy",
-        run="toy-001",
-        classes=classes,
-        similar=similar,
-    )
+    subject = Subject(image, picture((300, 200, 3)), name, "toy", "toy-001")
+    return explain_classes(divide(model), subject, classes, similar)
 
 
 def written(folder: Path, made: Explained) -> Path:
