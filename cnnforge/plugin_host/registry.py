@@ -67,13 +67,14 @@ class Registry(Generic[SpecT]):
         self._specs.pop(plugin, None)
 
     def __getitem__(self, name: str) -> SpecT:
-        """Find a spec by its short or its qualified name.
+        """Find a spec by its short or its qualified name, or by the name of its class.
 
         Raises:
             UnknownNameError: No plugin declares the name.
             AmbiguousNameError: Several plugins declare the short name.
         """
         plugin, _, short = name.rpartition("/")
+        short = self._of_class(plugin, short)
         owners = self._owners(plugin, short)
         if not owners:
             close = self._similar(name)
@@ -92,7 +93,7 @@ class Registry(Generic[SpecT]):
         if not isinstance(name, str):
             return False
         plugin, _, short = name.rpartition("/")
-        return len(self._owners(plugin, short)) == 1
+        return len(self._owners(plugin, self._of_class(plugin, short))) == 1
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over all qualified names in sorted order."""
@@ -127,6 +128,19 @@ class Registry(Generic[SpecT]):
 
     def _of(self, plugin: str) -> Mapping[str, SpecT]:
         return self._specs.get(plugin, {})
+
+    def _of_class(self, plugin: str, short: str) -> str:
+        """Return the short name of the spec whose target is a class of this name, else `short`."""
+        # The name of a spec has no capitals, so it is not mistaken for that of a class.
+        if short == short.lower():
+            return short
+        names = {
+            spec.name
+            for owner, specs in self._specs.items()
+            for spec in specs.values()
+            if plugin in ("", owner) and spec.target.partition(":")[2] == short
+        }
+        return names.pop() if len(names) == 1 else short
 
     def _owners(self, plugin: str, short: str) -> list[str]:
         candidates = [plugin] if plugin else sorted(self._specs)
