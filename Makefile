@@ -41,7 +41,7 @@ EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
 .PHONY: help demo test test-fast test-torch test-annotated test-pages mutants cases lint format docs bench \
-	bench-torch bench-inference bench-gate clean
+	bench-torch bench-inference bench-gate bench-plugin clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -59,6 +59,7 @@ help:
 	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
 	@echo "make bench-inference  compare predictions with ONNX Runtime and OpenVINO"
 	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
+	@echo "make bench-plugin  fail if a layer of plugins/example misses the speed that its cases promise"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 # pip comes last: without it the environment is unfinished and made again.
@@ -163,6 +164,17 @@ bench-inference: $(ENGINES_INSTALLED)
 bench-gate: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-quiet \
 		--cnnforge-gate benchmarks/thresholds $(GATE)
+
+# The cases of a plugin promise a speed by min_ratio, which holds on any machine. The plugin is
+# installed in a folder of its own, so that the tests do not find it. PROMISING: which cases, as for
+# the option -k of pytest.
+PROMISING ?= blur_pool2d or squeeze_excite or involution2d
+bench-plugin: $(TEST_INSTALLED)
+	rm -rf build/example
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation \
+		--target build/example plugins/example
+	PYTHONPATH=build/example $(BIN)/python -m pytest plugins/example/benchmark.py \
+		--benchmark-quiet -p no:cacheprovider -k "$(PROMISING)"
 
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) $(PAGES) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -257,11 +257,7 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
         if record.name == name:
             return [spec for spec in specs if spec.plugin == name]
     short = name.rpartition("/")[2]
-    kinds = [
-        registry
-        for registry in plugins.registries.values()
-        if name in registry or any(spec.name == short for spec in registry.values())
-    ]
+    kinds = [registry for registry in plugins.registries.values() if registry.find(short)]
     if kinds:
         return [registry[name] for registry in kinds]
     if "/" in name:

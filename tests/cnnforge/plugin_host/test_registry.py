@@ -119,7 +119,7 @@ def test_a_class_names_its_layer():
     assert "Sharp2D" in registry
     assert registry["Sharp2D"].name == "sharp"
     assert registry["one/Blur"].plugin == "one"
-    with pytest.raises(AmbiguousNameError, match=r"'blur' .* write one/blur or two/blur"):
+    with pytest.raises(AmbiguousNameError, match=r"'Blur' .* write one/blur or two/blur"):
         registry["Blur"]
     for name in ("Sharp", "one/Sharp2D", "sharp2d"):
         assert name not in registry
