@@ -54,7 +54,7 @@ DEMO_RUNS := runs/demo
 
 .PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
 	compare-seeds sweep-kills fuzz-serve lint format docs bench bench-torch bench-inference \
-	bench-gate dist lock clean
+	bench-gate bench-plugin dist lock clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -78,6 +78,7 @@ help:
 	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
 	@echo "make bench-inference  compare predictions with ONNX Runtime and OpenVINO"
 	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
+	@echo "make bench-plugin  fail if a layer of plugins/example misses the speed that its cases promise"
 	@echo "make dist    build the wheel and the sdist, install the wheel, train and predict with it"
 	@echo "make lock    write the versions of the packages in .venv to requirements.lock"
 	@echo "make clean   remove the environment and what the tools left behind"
@@ -217,6 +218,17 @@ bench-inference: $(ENGINES_INSTALLED)
 bench-gate: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-quiet \
 		--cnnforge-gate benchmarks/thresholds $(GATE)
+
+# The cases of a plugin promise a speed by min_ratio, which holds on any machine. The plugin is
+# installed in a folder of its own, so that the tests do not find it. PROMISING: which cases, as for
+# the option -k of pytest.
+PROMISING ?= blur_pool2d or squeeze_excite or involution2d
+bench-plugin: $(TEST_INSTALLED)
+	rm -rf build/example
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation \
+		--target build/example plugins/example
+	PYTHONPATH=build/example $(BIN)/python -m pytest plugins/example/benchmark.py \
+		--benchmark-quiet -p no:cacheprovider -k "$(PROMISING)"
 
 $(TWINE)/.installed:
 	$(BIN)/python -m pip install --quiet --target $(TWINE) twine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ __all__ = [
 class EpochMetrics:
     """The metrics of one epoch: one row of `metrics.csv`.
 
-    Each metric is also an attribute: `row.val_loss` is `row.values["val_loss"]`.
+    Each metric is also an attribute and an item: `row.val_loss` and `row["val_loss"]` are
+    `row.values["val_loss"]`. `row["epoch"]` and the other columns work too.
 
     Attributes:
         epoch: Number of the epoch, from 1.
@@ -46,6 +47,21 @@ class EpochMetrics:
         if name.startswith("_") or name not in self.values:
             raise AttributeError(f"this epoch has no {name!r}; it has {', '.join(self.values)}")
         return self.values[name]
+
+    def __getitem__(self, name: str) -> float:
+        """Return the value of a column of the row.
+
+        Raises:
+            KeyError: There is no such column.
+        """
+        row = self.as_dict()
+        if name not in row:
+            raise KeyError(f"this epoch has no {name!r}; it has {', '.join(row)}")
+        return row[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the columns."""
+        return iter(self.as_dict())
 
     def as_dict(self) -> dict[str, float]:
         """Return all values of the row, by column name."""

@@ -337,9 +337,7 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
             raise PluginError("expected a file that ends in .py, or the name of a module")
         imported = PluginRecord(name=reference, source=reference)
         with _noting(imported):
-            module = (
-                _import_file(Path(reference)) if is_file else importlib.import_module(reference)
-            )
+            module = import_file(Path(reference)) if is_file else importlib.import_module(reference)
         if plugins.manager.is_registered(module):
             return
         record = PluginRecord(name=module.__name__, source=reference)
@@ -355,7 +353,7 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
     plugins.records = [other for other in plugins.records if other.name != record.name] + [record]
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     """Import a file as a module with the name of the file, without `.py`.
 
     The import paths in its specs (`"NAME:Attribute"`) use this name. They can also name other files

@@ -67,32 +67,31 @@ class Registry(Generic[SpecT]):
         self._specs.pop(plugin, None)
 
     def __getitem__(self, name: str) -> SpecT:
-        """Find a spec by its short or its qualified name.
+        """Find a spec by its short or its qualified name, or by the name of its class.
 
         Raises:
             UnknownNameError: No plugin declares the name.
             AmbiguousNameError: Several plugins declare the short name.
         """
-        plugin, _, short = name.rpartition("/")
-        owners = self._owners(plugin, short)
-        if not owners:
+        found = self.find(name)
+        if not found:
             close = self._similar(name)
             raise UnknownNameError(
                 self._unknown(name, close), correction=(name, close) if close else None
             )
-        if len(owners) > 1:
-            choices = " or ".join(f"{owner}/{short}" for owner in owners)
+        if len(found) > 1:
+            short = name.rpartition("/")[2]
+            choices = " or ".join(spec.qualified_name for spec in found)
             raise AmbiguousNameError(
                 f"the {self.kind} {short!r} is declared by several plugins: write {choices}"
             )
-        return self._specs[owners[0]][short]
+        return found[0]
 
     def __contains__(self, name: object) -> bool:
         """Return whether `registry[name]` finds a spec and does not raise an error."""
         if not isinstance(name, str):
             return False
-        plugin, _, short = name.rpartition("/")
-        return len(self._owners(plugin, short)) == 1
+        return len(self.find(name)) == 1
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over all qualified names in sorted order."""
@@ -116,6 +115,24 @@ class Registry(Generic[SpecT]):
         """Return the short name of a spec if it is unambiguous, else the qualified name."""
         return spec.name if spec.name in self else spec.qualified_name
 
+    def find(self, name: str) -> list[SpecT]:
+        """Return the specs with a name, short or qualified; else those with a class of this name.
+
+        Args:
+            name: `"conv2d"`, `"builtin/conv2d"`, `"Conv2D"` or `"builtin/Conv2D"`.
+        """
+        plugin, _, short = name.rpartition("/")
+        specs = [
+            spec
+            for owner in ([plugin] if plugin else sorted(self._specs))
+            for spec in self._of(owner).values()
+        ]
+        # The name of a spec has no capitals, so it is not mistaken for that of a class.
+        classes = [] if short == short.lower() else specs
+        return [spec for spec in specs if spec.name == short] or [
+            spec for spec in classes if spec.target.partition(":")[2] == short
+        ]
+
     def same(self, one: str, another: str) -> bool:
         """Return whether two names, short or qualified, find the same spec.
 
@@ -127,10 +144,6 @@ class Registry(Generic[SpecT]):
 
     def _of(self, plugin: str) -> Mapping[str, SpecT]:
         return self._specs.get(plugin, {})
-
-    def _owners(self, plugin: str, short: str) -> list[str]:
-        candidates = [plugin] if plugin else sorted(self._specs)
-        return [candidate for candidate in candidates if short in self._of(candidate)]
 
     def _similar(self, name: str) -> str:
         """Return the known name that is similar to an unknown name, or ""."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from cnnforge.backends import pullback
-from cnnforge.ops.audit import Trace, audit, compare_threads
+from cnnforge.ops.audit import NOT_COMPILED, Trace, audit, compare_threads
 from cnnforge.testing._subject import (
     INPUTS,
     Array,
@@ -23,6 +23,7 @@ from cnnforge.testing._subject import (
     tensor,
     weight_names,
 )
+from cnnforge.testing.cases import NotRunError
 
 
 def index_in_range(subject: Subject) -> str:
@@ -34,9 +35,9 @@ def index_in_range(subject: Subject) -> str:
         for label, trace in _traces(each).items():
             if trace.outside:
                 raise AssertionError(f"{each.where}{label}: {trace.outside}")
-    for label, trace in subject.traces.items():
-        if trace.unchecked:
-            return f"{label} is not checked index by index: {trace.unchecked[:200]}"
+    unchecked = _unchecked(subject)
+    if unchecked:
+        return unchecked
     count = len(subject.traces)
     return f"{count} function{'s' if count > 1 else ''} of ops" if count else "no function of an op"
 
@@ -50,6 +51,20 @@ def races(subject: Subject) -> str:
         for label, trace in _traces(each).items():
             if trace.race:
                 raise AssertionError(f"{each.where}{label}: {trace.race}")
+    return _unchecked(subject)
+
+
+def _unchecked(subject: Subject) -> str:
+    """Return which function ran without a check of its indices and iterations, and why, or "".
+
+    Raises:
+        NotRunError: Numba compiles nothing.
+    """
+    for label, trace in subject.traces.items():
+        if trace.unchecked == NOT_COMPILED:
+            raise NotRunError(f"not run: {label} is not compiled (NUMBA_DISABLE_JIT=1)")
+        if trace.unchecked:
+            return f"{label} is not checked index by index: {trace.unchecked[:200]}"
     return ""
 
 

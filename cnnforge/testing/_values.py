@@ -128,6 +128,7 @@ def oracle(subject: Subject) -> str:
 
 def values_oracle(subject: Subject) -> str:
     """Compare the outputs with the oracle, at the sizes of the case and at others."""
+    refused = []
     for each in subject.variants:
         layer, inputs = each.built(), each.inputs()
         got = outputs_of(layer, inputs)
@@ -136,9 +137,11 @@ def values_oracle(subject: Subject) -> str:
         try:
             expected = compute(wide, *weights)
         except Exception:
-            if each.resized:
-                continue  # The oracle need not compute other sizes than those of the case.
-            raise
+            if not each.resized:
+                raise
+            # The oracle need not compute other sizes than those of the case.
+            refused.append(each)
+            continue
         if got.shape != expected.shape:
             raise AssertionError(
                 f"{each.where}the outputs have the shape {got.shape}, those of the oracle "
@@ -148,7 +151,13 @@ def values_oracle(subject: Subject) -> str:
         causes = _of_samples(each, layer, _causes(compute, wide, weights, names))
         what = f"{each.where}the output"
         compare(what, got, expected, each.terms, against="oracle", causes=causes)
-    return ""
+    return not_compared(refused)
+
+
+def not_compared(refused: Sequence[Subject]) -> str:
+    """Return a note with the shapes of inputs that the oracle refuses; "" if there are none."""
+    shapes = ", ".join(str(each.case.input_shape) for each in refused)
+    return f"not at {shapes}: the oracle refuses inputs of this size" if refused else ""
 
 
 def _of_samples(

@@ -83,7 +83,7 @@ class LayerCase:
 
 
 class NotRunError(SkipTest):
-    """A check was not run, because a check that it depends on has failed.
+    """A check was not run: a check that it depends on has failed, or it says nothing here.
 
     It is a `unittest.SkipTest`, so pytest and unittest report a skipped test.
     """
@@ -110,7 +110,7 @@ class Check:
         kind: Name of the property, for example `"values_oracle"`.
         case: Name of the case; "" for a check of the whole layer.
         run: Function that runs the check alone. It returns a note, or "". It raises
-            `AssertionError` if the check fails.
+            `AssertionError` if the check fails, and `NotRunError` if it can say nothing.
         after: Checks that must pass before this one can say anything.
         repeats: The checks of the same property for earlier cases. If one of them has failed, a
             failure of this check is most likely the same mistake.
@@ -138,7 +138,8 @@ class Check:
             AssertionError: The property does not hold. The message describes the error, and its
                 cause if the check could find it.
             NotRunError: A check that this one depends on has failed, or this check fails as that
-                of an earlier case does. The message names the other check.
+                of an earlier case does. The message names the other check. Or the functions of the
+                layer are not compiled, which the check needs.
         """
         status, message = self.result()
         if status == OK:
@@ -166,9 +167,10 @@ class Check:
     def _run(self) -> tuple[str, str, BaseException | None]:
         for other in self.after:
             status, message = other.result()
-            if status == NOT_RUN:
+            # A check that could not be run has an error; one that depends on a failed one has none.
+            if status == NOT_RUN and other._result[0][2] is None:
                 return NOT_RUN, message, None
-            if status != OK:
+            if status in (FAILED, REPEATED):
                 return NOT_RUN, f"not run: {other} failed", None
         status, message, error = self._alone()
         earlier = [it for it in self.repeats if it._result and it._result[0][0] == FAILED]
@@ -179,6 +181,8 @@ class Check:
     def _alone(self) -> tuple[str, str, BaseException | None]:
         try:
             return OK, self.run(), None
+        except NotRunError as error:
+            return NOT_RUN, message_of(error), error
         except AssertionError as error:
             message = message_of(error) if str(error).strip() else one_line(error)
             return FAILED, message, error

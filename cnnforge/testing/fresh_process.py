@@ -8,20 +8,20 @@ import importlib
 import importlib.util
 import inspect
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnnforge.utils.copied_process import CopiedProcess
+
 _TIMEOUT = 600
-_FORK_TIMEOUT = 60
+_COPY_TIMEOUT = 60
 _REPORT = "report.json"
 
 
@@ -55,7 +55,7 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
         "file": inspect.getfile(kind),
         "path": sys.path,
     }
-    if _from_fork(request):
+    if _from_copy(request):
         return json.loads((folder / _REPORT).read_text())
     process, _ready[:] = (_ready or [start()])[0], []
     try:
@@ -94,59 +94,26 @@ def start() -> subprocess.Popen[str]:
     return process
 
 
-_forked: list[tuple[Any, Any]] = []
-
-
-def can_fork(modules: Sequence[str]) -> bool:
-    """Return whether `fork` makes a process that has not imported any of these modules."""
-    return sys.platform == "linux" and not any(module in sys.modules for module in modules)
+_copies: list[CopiedProcess] = []
 
 
 def fork() -> None:
     """Make the process that will open the saved models a copy of this one, which has Keras.
 
-    That takes no time, and an import of Keras takes seconds. Call it before a module with a layer
-    is imported. The copy is trusted only if it finds no fault: a fork may fail, because libraries
-    have threads that the copy lacks.
+    Call it before a module with a layer is imported.
     """
-    ours, theirs = multiprocessing.Pipe()
-    with warnings.catch_warnings():
-        # Python warns of the threads.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = multiprocessing.get_context("fork").Process(
-            target=_serve, args=(theirs, ours), daemon=True
-        )
-        process.start()
-    _forked.append((process, ours))
+    _copies.append(CopiedProcess(_open_models))
 
 
-def _serve(connection: Any, other_end: Any) -> None:
-    # Only the parent may hold the other end: `recv` then ends when the parent ends or crashes.
-    other_end.close()
-    silent = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(silent, stream)
-    with contextlib.suppress(EOFError):
-        _open_models(connection.recv())
-        connection.send("done")
-
-
-def _from_fork(request: dict[str, Any]) -> bool:
+def _from_copy(request: dict[str, Any]) -> bool:
     """Let the copy of `fork` open the models, and return whether it did and found no fault."""
-    if not _forked:
+    if not _copies:
         return False
-    process, connection = _forked.pop()
     report = Path(request["folder"]) / _REPORT
-    try:
-        connection.send(request)
-        if connection.poll(_FORK_TIMEOUT):
-            connection.recv()
-            if not any(json.loads(report.read_text())):
-                return True
-    except (OSError, EOFError, ValueError):
-        pass
-    finally:
-        process.kill()
+    with contextlib.suppress(OSError, EOFError, ValueError):
+        _copies.pop().ask(request, _COPY_TIMEOUT)
+        if not any(json.loads(report.read_text())):
+            return True
     report.unlink(missing_ok=True)
     return False
 
@@ -156,6 +123,8 @@ def _end() -> None:
     for process in _ready:
         process.kill()
         process.communicate()
+    for copy in _copies:
+        copy.end()
 
 
 def _main() -> None:

@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import atexit
 import os
+import pkgutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
+from importlib.abc import MetaPathFinder
+from typing import Any
+
+from cnnforge.utils.copied_process import CopiedProcess, can_copy
 
 _FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
 _TIMEOUT = 60
-_IMPORT = """
-import pkgutil, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in FRAMEWORKS:
-            raise ImportError(f"it imports {name.partition('.')[0]}")
-
-FRAMEWORKS = sys.argv[1].split(",")
-sys.meta_path.insert(0, Refuse())
-import cnnforge.ops
-path = sys.stdin.read()
-try:
-    if path:
-        pkgutil.resolve_name(path)
-except Exception as error:
-    print(str(error) if "it imports" in str(error) else f"{type(error).__name__}: {error}")
-"""
+_SOURCE = "from cnnforge.utils.clean_import import _main; _main()"
 # A process that waits for the path of an op, by the folders in which it looks for modules.
-_ready: dict[tuple[str, ...], subprocess.Popen[str]] = {}
+_ready: dict[tuple[str, ...], CopiedProcess] = {}
+
+
+def can_start() -> bool:
+    """Return whether `start` makes a process without frameworks: this one has imported none."""
+    return can_copy(_FRAMEWORKS)
 
 
 def start() -> None:
-    """Start the process that the next `import_error` needs, while this one does something else."""
+    """Make the process that the next `import_error` needs a copy of this one."""
     folders = tuple(sys.path)
     if folders not in _ready:
-        _ready[folders] = _process(folders)
+        _ready[folders] = CopiedProcess(_error)
 
 
 @cache
@@ -51,7 +44,19 @@ def import_error(path: str, folders: tuple[str, ...]) -> str:
     Raises:
         subprocess.TimeoutExpired: The import has not ended after a minute.
     """
-    process = _ready.pop(folders, None) or _process(folders)
+    copy = _ready.pop(folders, None)
+    if copy is not None:
+        with suppress(OSError, EOFError):
+            if not copy.ask(path, _TIMEOUT):
+                return ""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SOURCE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in folders if each)},
+    )
     try:
         output, _ = process.communicate(path, timeout=_TIMEOUT)
     finally:
@@ -61,19 +66,31 @@ def import_error(path: str, folders: tuple[str, ...]) -> str:
     return output.strip()
 
 
-def _process(folders: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _IMPORT, ",".join(_FRAMEWORKS)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in folders if each)},
-    )
+class _Refusal(MetaPathFinder):
+    """Import finder that refuses to import a framework."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Raise an error for a framework; leave other modules to the next finder."""
+        root = name.partition(".")[0]
+        if root in _FRAMEWORKS:
+            raise ImportError(f"it imports {root}")
+
+
+def _error(path: str) -> str:
+    """Import an op in this process, and return why that fails, or ""."""
+    sys.meta_path.insert(0, _Refusal())
+    try:
+        pkgutil.resolve_name(path)
+    except Exception as error:
+        return str(error) if "it imports" in str(error) else f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _main() -> None:
+    print(_error(sys.stdin.read()))
 
 
 @atexit.register
 def _end() -> None:
-    for process in _ready.values():
-        process.kill()
-        process.communicate()
+    for copy in _ready.values():
+        copy.end()

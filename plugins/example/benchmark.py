@@ -66,4 +66,4 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_speed(layer_benchmark: Any, case: Any) -> None:
     """Check that a layer and its reference compute the same, and time them alternately."""
-    layer_benchmark(case)
+    layer_benchmark(case, rounds=21, limit=4.0)

@@ -31,7 +31,7 @@ def bench(
     reference: Annotated[
         str | None,
         typer.Option(
-            metavar="MODULE:CLASS",
+            metavar="MODULE:CLASS|FILE.py:CLASS",
             help="Compare LAYER with this Keras layer class.  [default: the one its spec names]",
         ),
     ] = None,
@@ -159,6 +159,8 @@ def _cases(
     notes: list[str] = []
     if layer is not None:
         spec = plugins.layers[layer]
+        if reference is not None:
+            reference = _imported(reference)
         try:
             spec = spec if reference is None else replace(spec, reference=reference)
         except ValueError as error:
@@ -171,6 +173,20 @@ def _cases(
     if not cases:
         raise CnnforgeError("no plugin declares a layer that names a reference: nothing to measure")
     return cases, None
+
+
+def _imported(reference: str) -> str:
+    """Import the file of `FILE.py:CLASS`, and return `MODULE:CLASS`."""
+    from cnnforge.errors import UsageError, one_line
+    from cnnforge.plugin_host.discovery import import_file
+
+    file, colon, name = reference.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return reference
+    try:
+        return f"{import_file(Path(file)).__name__}:{name}"
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--reference {reference}: {one_line(error)}") from error
 
 
 def _model_cases(

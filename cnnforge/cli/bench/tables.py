@@ -75,6 +75,8 @@ def show(result: dict[str, Any]) -> None:
             [_auto(*both) for both in zip(*result["auto"].values(), strict=True)],
             title="what --kernels auto takes",
         )
+    if result["rounds"] >= MIN_ROUNDS:
+        typer.echo()
     if result["torch_missing"]:
         _render.message(f"note: PyTorch is not measured: {result['torch_missing']}")
     for case in result["cases"]:
@@ -83,13 +85,32 @@ def show(result: dict[str, Any]) -> None:
             continue
         if len(case["layers"]) > 1:
             _render.message(f"note: {case['name']} stands for {len(case['layers'])} layers")
-        if result["rounds"] >= MIN_ROUNDS and case["min_ratio"] is not None:
-            _show_promise(case)
+        if result["rounds"] >= MIN_ROUNDS:
+            typer.echo(f"{case['name']}: {_verdict(case)}")
+            if case["min_ratio"] is not None:
+                _show_promise(case)
     if result["rounds"] < MIN_ROUNDS:
         _render.message(
             f"note: {result['rounds']} rounds are too few to tell which layer is faster: give "
             f"--rounds {MIN_ROUNDS} or more"
         )
+
+
+def _verdict(case: dict[str, Any]) -> str:
+    """Say which layer is faster, in the forward pass and with all gradients."""
+    found = []
+    for name, words in (("forward", "forward"), ("full", "with all gradients")):
+        ratio = case["passes"][name]["ratio"]
+        median = ratio["median"]
+        # If both layers are as fast, more than a fifth of the rounds are on either side of 1.
+        if ratio["p20"] > 1:
+            text = f"{median:.2f} times as fast as the reference"
+        elif ratio["p80"] < 1:
+            text = f"slower than the reference, which is {1 / median:.2f} times as fast"
+        else:
+            text = "neither layer is faster"
+        found.append(f"{words} {text}")
+    return ", ".join(found)
 
 
 def _show_promise(case: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ import typer
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
 
 if TYPE_CHECKING:
+    from cnnforge.cli.plugins.report import Report
     from cnnforge.errors import UsageError
     from cnnforge.plugin import Spec
     from cnnforge.plugin_host.discovery import PluginRecord, Plugins
@@ -51,10 +53,17 @@ def check(
     first: Annotated[
         bool, typer.Option("-x", "--exitfirst", help="Stop at the first failure.")
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Print a line for each check that fails or is left."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check a plugin, or one thing that it declares; exit with 1 if a check fails."""
-    from cnnforge.cli._import_keras import import_keras
+    """Check a plugin, or one thing that it declares; exit with 1 if a check fails.
+
+    NAME is a name that `cnnforge plugins` lists, or the class of a layer.
+    """
+    from cnnforge.cli.plugins import report
 
     above = context.parent.params if context.parent else {}
     found = load_plugins([*(above.get("plugin") or ()), *(plugin or ())])
@@ -63,12 +72,7 @@ def check(
     # author of the plugin cannot change that, so the warnings are suppressed.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    fork = not boundscheck and _start_processes(specs, only)
-    import_keras()
-    if fork:
-        from cnnforge.testing import fresh_process
-
-        fresh_process.fork()
+    _import_keras(specs, list(_BOUNDS) if boundscheck else only or [])
     json = json or above.get("json", False)
     is_plugin = any(record.name == name for record in found.records)
     wanted = {"--only": only or [], "--boundscheck": list(_BOUNDS) if boundscheck else []}
@@ -77,48 +81,63 @@ def check(
     if boundscheck:
         _trace_again()
     rows = []
-    for row in _rows(chosen, alone=bool(only or boundscheck), show=not json):
+    shown = None if json else report.Report(verbose)
+    for row in _rows(chosen, alone=bool(only or boundscheck), shown=shown):
         rows.append(row)
         if first and row["status"] == "failed":
             break
+    if shown is not None:
+        shown.end()
     count = Counter(row["status"] for row in rows)
     if json:
         print_json({"name": name, "passed": not count["failed"], "checks": rows})
     else:
         typer.echo()
         for spec in specs:
-            typer.echo(_markdown(spec, [r for r in rows if r["name"] == spec.qualified_name]))
-        typer.echo(_summary(count))
+            of_spec = [row for row in rows if row["name"] == spec.qualified_name]
+            if of_spec:
+                typer.echo(report.table(spec, of_spec))
+        typer.echo(report.summary(count))
     if count["failed"]:
         raise typer.Exit(1)
 
 
 # The checks that --boundscheck runs.
 _BOUNDS = ("index_in_range", "races")
-# The checks that tell whether a layer accesses memory as it should.
-_MEMORY = (*_BOUNDS, "every_element_written")
+# The checks that tell whether a layer ends, and accesses memory as it should.
+_SAFE = ("runs", *_BOUNDS, "every_element_written")
 
 
-def _start_processes(specs: Sequence[Spec], only: Sequence[str] | None) -> bool:
-    """Start the processes that checks need while this one imports Keras.
+def _import_keras(specs: Sequence[Spec], only: Sequence[str]) -> None:
+    """Import Keras, and make the processes that checks of layers need.
 
-    Returns:
-        Whether the process that opens saved models is still to be made, as a copy of this one.
+    They are copies of this process, made at the right time: one before the import of Keras, which
+    tries to import an op, and one after it, which opens saved models. So each of them begins with
+    what it needs.
+
+    Args:
+        specs: The specs to check.
+        only: The names of the checks to run; empty for all.
     """
+    from cnnforge.cli._import_keras import import_keras
     from cnnforge.plugin import LayerSpec
     from cnnforge.testing import fresh_process
+    from cnnforge.utils import clean_import
+    from cnnforge.utils.copied_process import can_copy
 
-    layers = [spec for spec in specs if isinstance(spec, LayerSpec)]
-    if layers and (not only or "inference" in only):
-        from cnnforge.utils import clean_import
-
+    modules = [spec.target.partition(":")[0] for spec in specs if isinstance(spec, LayerSpec)]
+    imports_op = bool(modules) and (not only or "inference" in only)
+    opens_model = bool(modules) and (not only or "save_and_load" in only)
+    if imports_op and clean_import.can_start():
+        import_module("cnnforge.ops")
         clean_import.start()
-    if not layers or (only and "save_and_load" not in only):
-        return False
-    if fresh_process.can_fork([spec.target.partition(":")[0] for spec in layers]):
-        return True
-    fresh_process.start()
-    return False
+    copies = opens_model and can_copy(modules)
+    if opens_model and not copies:
+        fresh_process.start()
+    import_keras()
+    if copies:
+        import_module("cnnforge.testing.conformance")
+        fresh_process.fork()
 
 
 def _trace_again() -> None:
@@ -130,31 +149,39 @@ def _trace_again() -> None:
 def _chosen(
     specs: Sequence[Spec],
     found: Plugins,
-    listed: Callable[[Spec], Iterable[Check]],
+    listed: Callable[..., Iterable[Check]],
     wanted: dict[str, list[str]],
     cases: list[str],
 ) -> list[tuple[Spec, Check]]:
-    """Return the checks to run; `listed` lists those of a spec.
+    """Return the checks to run.
 
-    The names of checks in `wanted` are by the option that asks for them.
+    The function `listed` lists those of a spec, with the given cases or with all. The names of
+    checks in `wanted` are by the option that asks for them.
 
     Raises:
         UsageError: No check has a name that the user gave, or no case.
     """
     from cnnforge.testing import Check
 
-    records = {record.name: record for record in found.records}
-    checks = []
-    for spec in specs:
-        record = records.pop(spec.plugin, None)
-        if record is not None:
-            checks.append((spec, Check("plugin", "", partial(_plugin, record))))
-        checks += [(spec, check) for check in listed(spec)]
+    def checks_of(some: Sequence[Spec], **limits: Any) -> Iterator[tuple[Spec, Check]]:
+        records = {record.name: record for record in found.records}
+        for spec in some:
+            record = records.pop(spec.plugin, None)
+            if record is not None:
+                yield spec, Check("plugin", "", partial(_plugin, record))
+            for check in listed(spec, **limits):
+                yield spec, check
+
+    checks = list(checks_of(specs))
     for option, names in {**wanted, "--case": cases}.items():
         known = [check.case if option == "--case" else check.kind for _, check in checks]
         for name in names:
             if name not in known:
                 raise _unknown(option, name, list(dict.fromkeys(filter(None, known))))
+    if cases:
+        # The checks of a whole layer are made with the chosen cases, too.
+        have = {id(spec) for spec, check in checks if check.case in cases}
+        checks = list(checks_of([spec for spec in specs if id(spec) in have], cases=cases))
     kinds = [name for names in wanted.values() for name in names]
     return [
         (spec, check)
@@ -181,24 +208,20 @@ def _unknown(option: str, name: str, known: list[str]) -> UsageError:
 
 
 def _rows(
-    checks: Sequence[tuple[Spec, Check]], *, alone: bool, show: bool
+    checks: Sequence[tuple[Spec, Check]], *, alone: bool, shown: Report | None
 ) -> Iterator[dict[str, Any]]:
     """Run checks, and yield the result of each.
 
-    A model is not run if a layer of its plugin accesses memory wrongly: the process could end with
-    a crash, and the results would tell nothing.
+    A model is not run if a layer of its plugin does not end or accesses memory wrongly: the process
+    could hang or crash, and the results would tell nothing.
     """
     from cnnforge.plugin import LayerSpec, ModelSpec
     from cnnforge.testing.printed import captured
 
-    header = None
     damaged: dict[str, str] = {}
     for spec, check in checks:
-        if show and spec is not header:
-            if header is not None:
-                typer.echo()
-            typer.echo(f"{spec.kind} {spec.qualified_name}: {spec.summary}")
-            header = spec
+        if shown is not None:
+            shown.begin(spec)
         printed: list[str] = []
         if isinstance(spec, ModelSpec) and spec.plugin in damaged:
             status, message = "not run", damaged[spec.plugin]
@@ -206,20 +229,13 @@ def _rows(
             # What a layer prints must not mix with the report.
             with captured(printed):
                 status, message = check.alone() if alone else check.result()
-        if status == "failed" and isinstance(spec, LayerSpec) and check.kind in _MEMORY:
+        if status == "failed" and isinstance(spec, LayerSpec) and check.kind in _SAFE:
             damaged.setdefault(spec.plugin, f"{check} of the layer {spec.name} failed")
         row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind}
         row |= {"case": check.case, "status": status, "message": message}
-        if show:
-            typer.echo(_line(row))
+        if shown is not None:
+            shown.add(row)
         yield row
-
-
-def _summary(count: Counter[str]) -> str:
-    total = sum(count.values())
-    text = f"{count['ok']} of {total} checks passed"
-    rest = {"failed": "failed", "same": "failed for the same reason", "not run": "not run"}
-    return ", ".join([text, *(f"{count[key]} {what}" for key, what in rest.items() if count[key])])
 
 
 def _find(plugins: Plugins, name: str) -> list[Spec]:
@@ -241,11 +257,7 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
         if record.name == name:
             return [spec for spec in specs if spec.plugin == name]
     short = name.rpartition("/")[2]
-    kinds = [
-        registry
-        for registry in plugins.registries.values()
-        if any(spec.name == short for spec in registry.values())
-    ]
+    kinds = [registry for registry in plugins.registries.values() if registry.find(short)]
     if kinds:
         return [registry[name] for registry in kinds]
     if "/" in name:
@@ -260,15 +272,28 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
     raise UnknownNameError(f"there is no {sorts} or plugin named {name!r}; {hint}")
 
 
-def _checks(spec: Spec, *, found: Plugins, is_plugin: bool, cuda: bool) -> Iterator[Check]:
-    """Yield the checks of a spec; `is_plugin`: they are part of a check of the whole plugin."""
+def _checks(
+    spec: Spec,
+    *,
+    found: Plugins,
+    is_plugin: bool,
+    cuda: bool,
+    cases: Sequence[str] | None = None,
+) -> Iterator[Check]:
+    """Yield the checks of a spec; `is_plugin`: they are part of a check of the whole plugin.
+
+    If `cases` is given, the checks of a layer are made with these cases only.
+    """
     from cnnforge import testing
     from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
 
     # The kernels of models must be compiled, and the speed of Python tells nothing.
     python = os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
     if isinstance(spec, LayerSpec):
-        yield from testing.layer_checks(spec, speed=not python, cuda=cuda)
+        some = None
+        if cases is not None:
+            some = [case for case in spec.load_cases() if case.name in cases]
+        yield from testing.layer_checks(spec, some, speed=not python, cuda=cuda)
     elif python and isinstance(spec, ModelSpec):
         return
     elif isinstance(spec, ModelSpec):
@@ -286,41 +311,3 @@ def _checks(spec: Spec, *, found: Plugins, is_plugin: bool, cuda: bool) -> Itera
         yield from testing.augmentation_checks(spec, found)
     else:
         yield testing.Check("targets", "", lambda: spec.load_all() or "")
-
-
-_MARKS = {"ok": "ok  ", "failed": "FAIL", "same": "fail", "not run": "--  "}
-
-
-def _line(row: dict[str, Any]) -> str:
-    name = f"{row['check']}-{row['case']}" if row["case"] else row["check"]
-    message = f": {row['message']}" if row["message"] else ""
-    return f"  {_MARKS[row['status']]} {name}{message}"
-
-
-def _markdown(spec: Spec, rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: one line for each check, one column for each case."""
-    cases = list(dict.fromkeys(row["case"] for row in rows if row["case"]))
-    columns = cases or [""]
-    lines = [
-        f"| {spec.qualified_name} | {' | '.join(case or 'result' for case in columns)} |",
-        "|---" * (1 + len(columns)) + "|",
-    ]
-    for kind in dict.fromkeys(row["check"] for row in rows):
-        results = {row["case"]: row for row in rows if row["check"] == kind}
-        # A check of the whole layer has no case. Its result goes into the first column.
-        cells = [
-            _cell(results.get(case) or results.get("" if case == columns[0] else None))
-            for case in columns
-        ]
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    if row["status"] != "ok":
-        return {"failed": "**FAIL**", "same": "fail"}.get(row["status"], "-")
-    if row["check"] != "speed":
-        return "ok"
-    return row["message"].replace(" times as fast as the reference", "x")

@@ -8,6 +8,7 @@ arrays of random numbers.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import signal
@@ -27,7 +28,9 @@ from cnnforge_disk_cache import share_disk_cache
 
 # Time limit of a job in seconds. After this time, a signal ends the worker. A thread ends the
 # worker when the parent ends, but this thread cannot run while a function that hangs holds the GIL.
+# Under Linux, a signal ends the worker then.
 _MAX_SECONDS = 200
+_PR_SET_PDEATHSIG = 1
 
 
 class _Refusal(MetaPathFinder):
@@ -54,6 +57,7 @@ def main(queue: int, file: int) -> NoReturn:
         file: File descriptor of a file with the pickled list of all jobs.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_by_signal()
     _leave_no_core()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     share_disk_cache()
@@ -76,6 +80,13 @@ def _leave_no_core() -> None:
 
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_by_signal() -> None:
+    """Let Linux end this process when its parent ends, also while a function holds the GIL."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _end_with_parent() -> None:

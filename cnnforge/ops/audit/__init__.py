@@ -22,6 +22,7 @@ import numpy as np
 
 from cnnforge.ops.audit import guards, repetition
 from cnnforge.ops.audit.intercept import Call, Values, intercept
+from cnnforge.ops.audit.traces import NOT_COMPILED as NOT_COMPILED
 from cnnforge.ops.audit.traces import Trace, traced
 
 

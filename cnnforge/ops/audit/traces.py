@@ -27,6 +27,8 @@ from cnnforge.ops.compiling.program import Program
 from cnnforge.ops.definition.definition import parameters
 
 TIME_LIMIT = 60.0
+# The text of `Trace.unchecked` under NUMBA_DISABLE_JIT=1.
+NOT_COMPILED = "it is not compiled"
 _STACK = 2 << 20
 _lock = threading.Lock()
 _entries: dict[Program, Entry | str] = {}
@@ -40,7 +42,8 @@ class Trace:
         outside: The first index outside of its array.
         race: The first element that two iterations of a parallel loop use.
         wrapped: The first negative index, which Numba counts from the end.
-        unchecked: The reason why the function could not be compiled with hooks, and ran without.
+        unchecked: The reason why the function could not be compiled with hooks, and ran without;
+            `NOT_COMPILED` if Numba compiles nothing.
     """
 
     outside: str = ""
@@ -198,6 +201,7 @@ def traced(found: dict[str, Trace], call: Call) -> list[Values]:
     """
     program, step = call.program, call.program.step
     if not program.is_compiled:
+        found.setdefault(step.label, Trace(unchecked=NOT_COMPILED))
         return call.run()
     mark = memory.mark_of(call)
     if mark is not None and mark.exists():

@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,6 +207,22 @@ def test_workers_end_when_the_process_is_killed(run):
     source += "'SIGKILL'], stdout=subprocess.PIPE, text=True)\nprint(run.stdout)"
     processes = run(source, SOURCE=PREPARE + ENDING)[:2]
     assert ended(map(int, processes))
+
+
+HOLDING = """
+import ctypes, os, subprocess, sys
+code = "import ctypes, os; from cnnforge.ops.ahead import worker; worker._end_by_signal();"
+code += "print(os.getpid(), flush=True); ctypes.PyDLL(None).pause()"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+print(child.stdout.readline().decode(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this signal")
+def test_a_worker_whose_function_holds_the_gil_ends_with_its_parent():
+    done = subprocess.run([sys.executable, "-c", HOLDING], stdout=subprocess.PIPE, text=True)
+    assert ended([int(done.stdout)])
 
 
 KERAS = """

@@ -108,3 +108,18 @@ def test_problem_of_the_plugin_that_was_asked_for_is_told_alone():
     registry = Registry(ModelSpec, lambda: {"acme": "failed to load: boom", "b": "is disabled"})
     with pytest.raises(UnknownNameError, match=r"^[^()]*\(plugin 'acme' failed to load: boom\)$"):
         registry["acme/lenet"]
+
+
+def test_a_class_names_its_layer():
+    registry = Registry(LayerSpec)
+    for plugin in ("one", "two"):
+        target = f"{plugin}.layer:Blur"
+        registry.add(plugin, [LayerSpec(name="blur", target=target, summary="")])
+    registry.add("three", [LayerSpec(name="sharp", target="three.layer:Sharp2D", summary="")])
+    assert "Sharp2D" in registry
+    assert registry["Sharp2D"].name == "sharp"
+    assert registry["one/Blur"].plugin == "one"
+    with pytest.raises(AmbiguousNameError, match=r"'Blur' .* write one/blur or two/blur"):
+        registry["Blur"]
+    for name in ("Sharp", "one/Sharp2D", "sharp2d"):
+        assert name not in registry

@@ -259,6 +259,16 @@ def test_the_fixed_columns_of_an_epoch_are_reserved() -> None:
     assert {field.name for field in fields(EpochMetrics)} - {"values"} <= set(RESERVED_NAMES)
 
 
+def test_the_metrics_of_an_epoch_are_also_items() -> None:
+    row = EpochMetrics(2, {"loss": 0.5, "val_loss": 0.75}, 0.01, 3.0, 100.0)
+    assert row["val_loss"] == row.val_loss == 0.75
+    assert row["epoch"] == 2
+    assert "loss" in row
+    assert "acc" not in row
+    with pytest.raises(KeyError, match="this epoch has no 'acc'; it has epoch, loss, val_loss, le"):
+        _ = row["acc"]
+
+
 def test_the_core_has_a_classification_without_any_plugin() -> None:
     assert list(Plugins().tasks) == ["cnnforge/classification"]
     with pytest.raises(PluginError, match="named 'cnnforge' is already loaded"):

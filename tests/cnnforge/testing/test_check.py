@@ -38,6 +38,18 @@ def test_a_check_runs_once():
     assert calls == [1]
 
 
+def test_a_check_that_can_say_nothing_stops_no_other():
+    def says_nothing():
+        raise NotRunError("not run: 'forward' is not compiled")
+
+    first = Check("races", "a", says_nothing)
+    second = Check("values", "a", lambda: "fine", (first,))
+    assert first.result() == ("not run", "not run: 'forward' is not compiled")
+    assert second.result() == ("ok", "fine")
+    with pytest.raises(NotRunError, match="is not compiled"):
+        first()
+
+
 def test_a_cause_is_reported_once():
     one = Check("values", "a", failing("sign"))
     two = Check("values", "b", failing("sign too"), (), (one,))

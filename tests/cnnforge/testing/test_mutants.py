@@ -3,6 +3,7 @@
 import keras
 import numba
 import pytest
+from halved_layer import Halved
 from mutant_layers import CASES, MUTANTS, PARALLEL_CASES, ColumnMix, Scaled
 from repeat_mutants import TIME_LIMIT, failures, fault
 
@@ -132,6 +133,20 @@ def test_gradients_without_oracle_and_reference():
         check(MUTANTS["WrongGradientSign"].kind)
     with pytest.raises(AssertionError, match=r"'bias' is missing \(None\)"):
         check(MUTANTS["MissingGradient"].kind)
+
+
+def test_sizes_that_an_oracle_refuses_are_named():
+    def oracle(layer, inputs):
+        if inputs.shape[1] == 2 or inputs.shape[0] == 3:
+            raise ValueError
+        return inputs / 2
+
+    cases = [LayerCase(arguments={}, input_shape=(2, 3, 4, 1), oracle=oracle)]
+    for check in layer_checks(Halved, cases):
+        if check.kind in ("values_oracle", "gradients_oracle"):
+            sizes = "(2, 2, 2, 1), (3, 4, 5, 1)"
+            note = f"not at {sizes}: the oracle refuses inputs of this size"
+            assert check.alone() == ("ok", note)
 
 
 @pytest.mark.parametrize(

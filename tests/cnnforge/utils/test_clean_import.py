@@ -1,6 +1,7 @@
 """An op is imported in a process without frameworks."""
 
 import sys
+import types
 
 import pytest
 
@@ -22,6 +23,8 @@ def folders(tmp_path, monkeypatch):
 def test_the_reason(folders, early):
     clean_import.import_error.cache_clear()
     if early:
+        if sys.platform != "linux":
+            pytest.skip("a copy is made under Linux only")
         clean_import.start()
         clean_import.start()
         assert list(clean_import._ready) == [folders]
@@ -34,3 +37,25 @@ def test_reasons(folders):
     assert "no_such_op" in clean_import.import_error("no_such_op:op", folders)
     expected = "exit code 3 of the process that imports it"
     assert clean_import.import_error("ending_op:op", folders) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a copy is made under Linux only")
+def test_a_copy_is_trusted_only_if_it_finds_no_fault(folders):
+    # This process has the module already, so the copy finds no fault.
+    sys.modules["missing_op"] = types.SimpleNamespace(op=1)
+    clean_import.start()
+    del sys.modules["missing_op"]
+    assert clean_import.import_error("missing_op:op", folders) == ""
+    clean_import.start()
+    assert clean_import.import_error("ending_op:op", folders) == (
+        "exit code 3 of the process that imports it"
+    )
+    assert not clean_import._ready
+
+
+def test_a_copy_needs_a_process_without_frameworks(monkeypatch):
+    for name in ("keras", "tensorflow", "torch", "jax"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert clean_import.can_start() == (sys.platform == "linux")
+    monkeypatch.setitem(sys.modules, "keras", types.SimpleNamespace())
+    assert not clean_import.can_start()

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from cnnforge.cli import main
+from cnnforge.cli.bench import tables
 
 SMALL = ("--shape", "2x6x6x3", "--rounds", "3")
 WRONG = """
@@ -225,6 +227,56 @@ def test_the_cases_of_the_author_are_measured_and_printed(write_plugin, capsys):
     assert "times as fast as the reference, and its min_ratio is 1e+06" in err
     assert "rounds are too few" not in err
     assert "-0.0" not in out
+    for name in ("own.wide 2x7x6x1", "own.narrow 3x4x4x2"):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{name}: ")]
+        assert re.fullmatch(f"{name}: forward {VERDICT}, with all gradients {VERDICT}", line)
+
+
+VERDICT = (
+    r"(neither layer is faster|\d+\.\d\d times as fast as the reference"
+    r"|slower than the reference, which is \d+\.\d\d times as fast)"
+)
+
+
+@pytest.mark.parametrize(
+    ("low", "median", "high", "words"),
+    [
+        (1.1, 2.0, 3.0, "2.00 times as fast as the reference"),
+        (0.9, 2.0, 3.0, "neither layer is faster"),
+        (0.1, 0.5, 0.9, "slower than the reference, which is 2.00 times as fast"),
+    ],
+)
+def test_the_sentence_about_the_faster_layer(low, median, high, words):
+    ratio = {"p20": low, "median": median, "p80": high}
+    case = {"passes": {"forward": {"ratio": ratio}, "full": {"ratio": ratio}}}
+    assert tables._verdict(case) == f"forward {words}, with all gradients {words}"
+
+
+FILE_OF_THE_REFERENCE = """
+import keras
+
+
+class Own(keras.layers.AveragePooling2D):
+    pass
+"""
+
+
+def test_a_reference_in_a_file(write_plugin, capsys, tmp_path):
+    path = write_plugin("acme_own", OWN)
+    file = tmp_path / "bench_own_reference.py"
+    file.write_text(FILE_OF_THE_REFERENCE)
+    # The name of the class stands for that of the layer.
+    layer = "acme_own/AveragePooling2D"
+    arguments = ["bench", layer, "--plugin", path, "--rounds", "3", "--json"]
+    assert main([*arguments, "--reference", f"{file}:Own"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {case["reference"] for case in result["cases"]} == {"Own"}
+    assert main([*arguments, "--reference", f"{tmp_path}/missing.py:Own"]) == 2
+    assert f"missing.py:Own: there is no file {tmp_path}/missing.py" in capsys.readouterr().err
+    file = tmp_path / "bench_own_error.py"
+    file.write_text("1 / 0")
+    assert main([*arguments, "--reference", f"{file}:Own"]) == 2
+    assert "bench_own_error.py:Own: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_three_rounds_give_no_verdict(write_plugin, capsys, tmp_path):

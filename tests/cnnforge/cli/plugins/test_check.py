@@ -7,6 +7,9 @@ import textwrap
 import pytest
 
 from cnnforge.cli import main
+from cnnforge.cli.plugins.check import _rows
+from cnnforge.cli.plugins.report import Report
+from cnnforge.plugin import LayerSpec, ModelSpec
 
 # A layer of Keras' own operations and one of the same with a fault; no process of its own is
 # needed to see that the command tells them apart.
@@ -95,15 +98,10 @@ MODEL = """
 def _without_a_process_of_its_own(monkeypatch):
     # It has tests of its own, and takes seconds.
     from cnnforge.testing import _order, fresh_process
-    from cnnforge.utils import clean_import
 
     monkeypatch.setattr(_order, "save_and_load", lambda subjects: "")
-    for module, name in (
-        (fresh_process, "start"),
-        (fresh_process, "fork"),
-        (clean_import, "start"),
-    ):
-        monkeypatch.setattr(module, name, lambda: None)
+    for name in ("start", "fork"):
+        monkeypatch.setattr(fresh_process, name, lambda: None)
 
 
 def check(capsys, *arguments):
@@ -132,16 +130,61 @@ def test_a_good_layer(install_plugin, capsys):
 
 def test_a_broken_layer(install_plugin, capsys):
     install_plugin("leaky", LAYERS)
-    assert main(["plugins", "check", "broken"]) == 1
+    # The class of a layer names it, too.
+    assert main(["plugins", "check", "Broken"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    wrong = "  FAIL values_oracle-quarter: 2 of 2 cases: the output has the opposite sign (max|"
+    assert sum(line.startswith(wrong) for line in lines) == 1
+    assert not [line for line in lines if "fail values" in line or "gradients_oracle-" in line]
+    assert [line for line in lines if line.startswith("  --   ")] == [
+        f"  --   {lines[-1].rpartition(', ')[2]}: values_oracle failed; -v lists them".replace(
+            " not run", " checks not run"
+        )
+    ]
+    assert "| values_oracle | **FAIL** | fail |" in lines
+    assert "| determinism | ok | ok |" in lines
+    assert "1 failed, 1 failed for the same reason, " in lines[-1]
+
+
+def test_a_line_for_each_check(install_plugin, capsys):
+    install_plugin("leaky", LAYERS)
+    assert main(["plugins", "check", "broken", "-v"]) == 1
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if "FAIL values_oracle-quarter" in line]
     assert line.startswith("  FAIL values_oracle-quarter: the output has the opposite sign (max|")
-    assert "| values_oracle | **FAIL** | fail |" in lines
-    assert "| determinism | ok | ok |" in lines
     (line,) = [line for line in lines if "fail values_oracle-zero" in line]
     assert line.startswith("  fail values_oracle-zero: fails too, as values_oracle-quarter: ")
     assert "  --   gradients_oracle-quarter: not run: values_oracle-quarter failed" in lines
-    assert "1 failed, 1 failed for the same reason, " in lines[-1]
+
+
+def row(check, case, status, message=""):
+    return {"check": check, "case": case, "status": status, "message": message}
+
+
+def test_a_report_says_each_cause_once(capsys):
+    layer = LayerSpec(plugin="acme", name="blur", target="acme.layer:Blur", summary="blurs")
+    report = Report(verbose=False)
+    report.begin(layer)
+    for each in (
+        row("races", "a", "not run", "not run: 'f' is not compiled"),
+        row("races", "b", "not run", "not run: 'f' is not compiled"),
+        row("determinism", "a", "failed", "is not deterministic"),
+        row("determinism", "b", "ok"),
+        row("no_state", "a", "not run", "not run: determinism-a failed"),
+        row("no_state", "b", "failed", "keeps a state"),
+        row("speed", "a", "not run", "not run: determinism-a failed"),
+        row("speed", "b", "not run", "not run: no_state-b failed"),
+    ):
+        report.add(each)
+    report.end()
+    assert capsys.readouterr().out.splitlines() == [
+        "layer acme/blur: blurs",
+        "  --   races-a: 2 of 2 cases: not run: 'f' is not compiled",
+        "  ok   determinism-b",
+        "  FAIL determinism-a: is not deterministic",
+        "  FAIL no_state-b: keeps a state",
+        "  --   3 checks not run: determinism, no_state failed; -v lists them",
+    ]
 
 
 def test_some_checks_of_a_case(install_plugin, capsys):
@@ -149,6 +192,10 @@ def test_some_checks_of_a_case(install_plugin, capsys):
     code, rows = check(capsys, "broken", "--only", "gradients_oracle", "--case", "zero")
     assert code == 1
     assert list(rows) == [("leaky/broken", "gradients_oracle", "zero")]
+    code, rows = check(capsys, "leaky/leaky", "--case", "zero")
+    assert code == 0
+    # The checks of the whole layer are made with this case alone.
+    assert {key[2] for key in rows} == {"", "zero"}
     code, rows = check(capsys, "broken", "-x")
     assert code == 1
     assert [row["status"] for row in rows.values()].count("failed") == 1
@@ -280,9 +327,8 @@ def test_unknown_names(install_plugin, capsys, name, message):
     assert message in capsys.readouterr().err
 
 
-def test_models_are_not_run_after_a_layer_that_damages_memory(capsys) -> None:
-    from cnnforge.cli.plugins.check import _rows
-    from cnnforge.plugin import LayerSpec, ModelSpec
+@pytest.mark.parametrize("kind", ["runs", "index_in_range"])
+def test_models_are_not_run_after_a_layer_that_could_hang_or_crash(capsys, kind) -> None:
     from cnnforge.testing import Check
 
     def fails() -> str:
@@ -295,13 +341,14 @@ def test_models_are_not_run_after_a_layer_that_damages_memory(capsys) -> None:
     model = ModelSpec(plugin="acme", name="net", target="acme.model:build", summary="a net")
     other = ModelSpec(plugin="zeta", name="net", target="zeta.model:build", summary="a net")
     checks = [
-        (layer, Check("index_in_range", "default", fails)),
+        (layer, Check(kind, "default", fails)),
         (model, Check("builds", "28x28x1", crashes)),
         (other, Check("builds", "28x28x1", lambda: "fine")),
     ]
-    rows = list(_rows(checks, alone=False, show=True))
+    report = Report(verbose=False)
+    rows = list(_rows(checks, alone=False, shown=report))
     assert [row["status"] for row in rows] == ["failed", "not run", "ok"]
-    assert rows[1]["message"] == "index_in_range-default of the layer blur failed"
-    assert "--   builds-28x28x1: index_in_range-default of the layer blur failed" in (
-        capsys.readouterr().out
-    )
+    assert rows[1]["message"] == f"{kind}-default of the layer blur failed"
+    report.end()
+    line = f"  --   1 check not run: {kind} of the layer blur failed; -v lists them"
+    assert line in capsys.readouterr().out.splitlines()
