@@ -75,6 +75,7 @@ CASES = {
     "several tasks an image": Case((1, 13, 20, 128), 128),
     "several tasks an image, valid": Case((2, 15, 22, 128), 128, same=False),
     "many images": Case((20, 5, 5, 32), 32),
+    "several images a task": Case((9, 5, 6, 256), 272),
     "one vector": Case((3, 9, 8, 16), 16),
     "half a vector of channels": Case((3, 9, 8, 8), 16),
     "half a vector of a group, valid": Case((2, 11, 9, 48), 32, groups=2, same=False),

@@ -20,9 +20,15 @@ from cnnforge_kernels.cpu.conv.winograd import weights as winograd_gather
 # The oracle adds infinities of both signs.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 
-# The launches of Winograd's algorithm and of the gather.
+# The launches of Winograd's algorithm, with sums of each part or with shared sums, and of the
+# gather.
 launched = partial(
-    winograd_checks.launched, {"winograd": winograd_gather.LAUNCH, "gather": gather._LAUNCH}
+    winograd_checks.launched,
+    {
+        "winograd": winograd_gather.LAUNCH,
+        "shared": winograd_gather.LAUNCH_SHARED,
+        "gather": gather._LAUNCH,
+    },
 )
 
 
@@ -83,15 +89,23 @@ CASES = {
     "several pieces an image, valid": Case((2, 25, 42, 16), 32, same=False),
     "several products a part": Case((70, 9, 11, 8), 16),
     "many images": Case((33, 5, 5, 16), 16),
+    # Sums of more than 8 MiB, in one round and in two; the last task has 8 channels.
+    "shared sums, valid": Case((2, 9, 8, 328), 416, same=False),
+    "shared sums of many images": Case((66, 3, 3, 328), 416),
 }
 
 
-def check(case, numbers):
+def launch(name):
+    return ["shared" if name.startswith("shared") else "winograd"]
+
+
+def check(name, numbers):
     """Both gradients, with a ReLU and without."""
+    case = CASES[name]
     inputs, grads, outputs = case.arrays(numbers)
     for mask in (outputs, None):
         got, used = case.ours(inputs, grads, mask)
-        assert used == ["winograd"]
+        assert used == launch(name)
         expected = case.oracle(inputs, grads, mask)
         for one, other in zip(got, expected, strict=True):
             if numbers is ties:
@@ -103,7 +117,7 @@ def check(case, numbers):
 @pytest.mark.parametrize("numbers", [values, ties])
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_of_weights_and_bias(name, numbers):
-    check(CASES[name], numbers)
+    check(name, numbers)
 
 
 def gradients(shape, filters, window=(3, 3), **options):
@@ -225,6 +239,15 @@ def test_sums_that_overflow_only_with_winograd(large, exponent, launches):
     assert_as_defined(case, inputs, grads, None, launches)
 
 
+@pytest.mark.parametrize("value", NOT_FINITE, ids=str)
+def test_nonfinite_input_with_shared_sums(value):
+    case = CASES["shared sums, valid"]
+    inputs, grads, outputs = case.arrays(ties)
+    inputs[1, 4, 3, 327] = value
+    grad_weights, _ = assert_as_defined(case, inputs, grads, outputs, ["shared", "gather"])
+    assert np.isfinite(grad_weights[:, :, :327]).all()
+
+
 def results(case):
     inputs, grads, outputs = case.arrays(values)
     return [
@@ -232,12 +255,24 @@ def results(case):
     ]
 
 
-@pytest.mark.parametrize("name", ["odd", "groups, valid", "several pieces an image", "many images"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "odd",
+        "groups, valid",
+        "several pieces an image",
+        "many images",
+        "shared sums of many images",
+    ],
+)
 def test_threads_and_repetition_change_no_bit(name):
     winograd_checks.assert_same_bits_for_any_threads(lambda: results(CASES[name]))
 
 
-@pytest.mark.parametrize("name", ["odd", "odd, valid", "groups, valid", "several products a part"])
+@pytest.mark.parametrize(
+    "name",
+    ["odd", "odd, valid", "groups, valid", "several products a part", "shared sums, valid"],
+)
 def test_nothing_around_the_arrays_is_written_or_read(name):
     """NaN lies around the arrays that are read."""
     case = CASES[name]
@@ -253,7 +288,7 @@ def test_nothing_around_the_arrays_is_written_or_read(name):
             inputs, out, bias_out, outputs, *options, grads, out, bias_out
         )
     )
-    assert used == ["winograd"]
+    assert used == launch(name)
     expected = case.oracle(inputs, grads, outputs)
     np.testing.assert_array_equal(weights, [7, *expected[0].ravel(), 7])
     np.testing.assert_array_equal(bias, [7, *expected[1].ravel(), 7])
@@ -266,6 +301,6 @@ def test_narrower_vectors(lanes, cpu, features):
     program = """
         for name in ("odd", "groups, valid"):
             for numbers in (tests.values, tests.ties):
-                tests.check(tests.CASES[name], numbers)
+                tests.check(name, numbers)
     """
     winograd_checks.run_with_narrower_vectors(__file__, lanes, cpu, features, program)

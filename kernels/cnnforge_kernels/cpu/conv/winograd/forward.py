@@ -52,19 +52,28 @@ _MIN_VECTORS_BEHIND_POOL = 2
 _APART = 128
 # Maximum size of the planes of a task: half of a second-level cache of 1 MiB.
 _TASK_BYTES = 512 * 1024
+# Each task reads all transformed weights. If they are larger than a second-level cache, a task has
+# at least _MANY_TILES tiles, of several images if necessary, so that they are read fewer times.
+_MAX_WEIGHT_BYTES = 4 * 1024 * 1024
+_MANY_TILES = 64
+_MIN_TASKS = 4
 _WEIGHT_GRAIN = 64
+# Fields of the argument block after those of a sweep: the number of vectors of filters of a
+# register tile, and the number of images of a task.
+_VECTORS, _TOGETHER = s.FIELDS, s.FIELDS + 1
+_FIELDS = s.FIELDS + 2
 
 
 @kernel_family(1)
 def _WINOGRAD(_: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _winograd_kernel(args: Any, begin: int, end: int) -> None:
-        a = carray(args, s.FIELDS)
+        a = carray(args, _FIELDS)
         channels, filters = a[s.CHANNELS], a[s.FILTERS]
         pairs, wide = (a[s.BLOCK_ROWS] + 1) // 2, (a[s.COLUMNS] + 1) // 2
         # A register tile may read inputs beyond the last tile, so allocate 32 more tiles. Their
         # results are not used.
-        max_tiles = pairs * wide + 32
+        max_tiles = a[_TOGETHER] * pairs * wide + 32
         scratch = aligned_floats((2 * pairs + 2) * a[s.ROW_BYTES] // 4)
         spare = aligned_floats(a[s.UNPOOL_ROWS] * a[s.WIDTH] * channels + 1)
         w = np.zeros(p.FIELDS, np.int64)
@@ -77,8 +86,7 @@ def _WINOGRAD(_: int) -> Any:
             offsets[c] = 4 * c
         zeros = np.zeros(4 * MAX_LANES, np.float32)
         w[p.SCRATCH], w[p.LINE], w[p.PIXEL] = address_of(scratch), a[s.ROW_BYTES], 4 * channels
-        w[p.FILTERS], w[p.WIDE] = filters, wide
-        w[p.INPUTS], w[p.SUMS] = address_of(inputs), address_of(sums)
+        w[p.FILTERS], w[p.WIDE], w[p.FACTOR_PLANE] = filters, wide, a[s.PLANE]
         w[p.OFFSETS], w[p.ZEROS] = address_of(offsets), address_of(zeros)
         w[p.TARGET_ROW], w[p.TARGET_COLUMN] = a[s.TARGET_ROW], a[s.TARGET_COLUMN]
         w[p.LEFT], w[p.RELU], w[p.NOT_FINITE] = a[s.COLUMNS], a[s.RELU], a[s.NOT_FINITE]
@@ -87,25 +95,32 @@ def _WINOGRAD(_: int) -> Any:
         weights = p.PLANES * a[s.PLANE]
         for task in range(begin, end):
             group = task % a[s.GROUPS]
-            image = task // a[s.GROUPS] // a[s.BLOCKS]
+            first = task // a[s.GROUPS] // a[s.BLOCKS] * a[_TOGETHER]
+            images = min(a[_TOGETHER], a[s.IMAGES] - first)
             row0 = (task // a[s.GROUPS] % a[s.BLOCKS]) * a[s.BLOCK_ROWS]
             row1 = min(row0 + a[s.BLOCK_ROWS], a[s.ROWS])
             tiles = (row1 - row0 + 1) // 2 * wide
-            scratch[:] = np.float32(0)
-            for held in range(row1 - row0 + 2):
-                row = row0 + a[s.ROW_ORIGIN] + held
-                if 0 <= row < a[s.HEIGHT]:
-                    place = w[p.SCRATCH] + held * a[s.ROW_BYTES]
-                    s.pack_row(a, row, image, group, place, no_plane, address_of(spare))
-            w[p.TILES], w[p.BELOW] = tiles, row1 - row0
+            w[p.BELOW] = row1 - row0
             w[p.FACTORS] = a[s.WEIGHTS] + group * weights
             w[p.BIAS] = a[s.BIAS] + 4 * group * filters
-            w[p.TARGET] = a[s.TARGET] + image * a[s.TARGET_IMAGE] + 4 * group * filters
-            w[p.TARGET] += row0 // unit * a[s.TARGET_ROW]
-            w[p.ARGMAX] = a[s.ARGMAX] + (w[p.TARGET] - a[s.TARGET]) // 4
-            call_kernel(a[s.SPREAD_INPUTS], address_of(w), 0, (row1 - row0 + 1) // 2)
+            for index in range(images):
+                scratch[:] = np.float32(0)
+                for held in range(row1 - row0 + 2):
+                    row = row0 + a[s.ROW_ORIGIN] + held
+                    if 0 <= row < a[s.HEIGHT]:
+                        place = w[p.SCRATCH] + held * a[s.ROW_BYTES]
+                        s.pack_row(a, row, first + index, group, place, no_plane, address_of(spare))
+                w[p.INPUTS] = address_of(inputs) + index * tiles * w[p.PIXEL]
+                call_kernel(a[s.SPREAD_INPUTS], address_of(w), 0, (row1 - row0 + 1) // 2)
+            w[p.TILES], w[p.INPUTS] = images * tiles, address_of(inputs)
+            w[p.SUMS] = address_of(sums)
             call_kernel(a[s.MULTIPLY], address_of(w), 0, p.PLANES)
-            call_kernel(a[s.JOIN_SUMS], address_of(w), 0, tiles)
+            for index in range(images):
+                w[p.SUMS] = address_of(sums) + index * tiles * 4 * filters
+                w[p.TARGET] = a[s.TARGET] + (first + index) * a[s.TARGET_IMAGE]
+                w[p.TARGET] += 4 * group * filters + row0 // unit * a[s.TARGET_ROW]
+                w[p.ARGMAX] = a[s.ARGMAX] + (w[p.TARGET] - a[s.TARGET]) // 4
+                call_kernel(a[s.JOIN_SUMS], address_of(w), 0, tiles)
         # The calls above get only the addresses of these arrays. Numba frees an array after its
         # last use, so use the arrays here: they must not be freed earlier.
         scratch[:0], spare[:0] = np.float32(0), np.float32(0)
@@ -169,7 +184,7 @@ def LAUNCH(_: int) -> Any:
     def _launch_winograd(block: Any, _begin: int, _end: int) -> None:
         given = carray(block, s.FIELDS)
         # Change only a copy of the block: if a sum is not finite, the caller needs the original.
-        args = np.empty(s.FIELDS + 1, np.int64)
+        args = np.empty(_FIELDS, np.int64)
         # Copy field by field: Numba takes 2 s to compile an assignment to a slice.
         for field in range(s.FIELDS):
             args[field] = given[field]
@@ -183,22 +198,30 @@ def LAUNCH(_: int) -> Any:
         args[s.ROW_BYTES] = (2 * wide + 2) * args[s.SCRATCH_PIXEL]
         pairs = (args[s.ROWS] + 1) // 2
         fitting = max(_TASK_BYTES // (4 * p.PLANES * (channels + filters) * wide), 1)
+        wanted = 1
+        if 4 * p.PLANES * channels * filters > _MAX_WEIGHT_BYTES:
+            wanted = _MANY_TILES
+            fitting = max(fitting, (wanted + wide - 1) // wide)
         parts = (pairs + fitting - 1) // fitting
         args[s.BLOCK_ROWS] = 2 * ((pairs + parts - 1) // parts)
         args[s.BLOCKS] = (args[s.ROWS] + args[s.BLOCK_ROWS] - 1) // args[s.BLOCK_ROWS]
-        max_tiles = args[s.BLOCK_ROWS] // 2 * wide
-        tile, vectors, lanes, _, _ = choose_tile(max_tiles, filters, 1, 1, False)
-        args[s.FIELDS] = vectors
+        tiles = args[s.BLOCK_ROWS] // 2 * wide
+        args[_TOGETHER] = 1
+        if args[s.BLOCKS] == 1:
+            most = args[s.IMAGES] * groups // _MIN_TASKS
+            args[_TOGETHER] = max(min(wanted // tiles, most), 1)
+        tile, vectors, lanes, _, _ = choose_tile(args[_TOGETHER] * tiles, filters, 1, 1, False)
+        args[_VECTORS] = vectors
         width = vectors * lanes
         blocks = (filters + width - 1) // width
-        packed = aligned_floats(p.PLANES * groups * blocks * channels * width)
+        args[s.PLANE] = 4 * blocks * channels * width + _APART
+        packed = aligned_floats(p.PLANES * groups * args[s.PLANE] // 4)
         bias = np.zeros(groups * filters + width, np.float32)
         if args[s.BIAS_SOURCE] != 0:
             given_bias = carray(floats_at(args[s.BIAS_SOURCE]), groups * filters)
             for index in range(groups * filters):
                 bias[index] = given_bias[index]
         args[s.WEIGHTS], args[s.BIAS] = address_of(packed), address_of(bias)
-        args[s.PLANE] = 4 * blocks * channels * width
         run_kernel(p.SPREAD_WEIGHTS, args, channels * groups, _WEIGHT_GRAIN)
         found = np.zeros(1, np.int64)
         args[s.NOT_FINITE] = address_of(found)
@@ -207,8 +230,9 @@ def LAUNCH(_: int) -> Any:
         args[s.SPREAD_INPUTS] = kernel_address(p.SPREAD_INPUTS + half)
         args[s.MULTIPLY] = kernel_address(p.MULTIPLY + tile_number(tile, vectors, lanes, 1))
         args[s.JOIN_SUMS] = kernel_address(p.JOIN_SUMS + pooled)
-        tasks = args[s.IMAGES] * args[s.BLOCKS] * groups
-        work = args[s.BLOCK_ROWS] * args[s.COLUMNS] * 4 * channels * filters
+        images = (args[s.IMAGES] + args[_TOGETHER] - 1) // args[_TOGETHER]
+        tasks = images * args[s.BLOCKS] * groups
+        work = args[_TOGETHER] * args[s.BLOCK_ROWS] * args[s.COLUMNS] * 4 * channels * filters
         run_kernel(_WINOGRAD, args, tasks, max(1, 640_000 // work))
         given[s.NOT_FINITE] = found[0]
         # The calls above get only the addresses of these arrays. Numba frees an array after its

@@ -45,8 +45,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
 SCRATCH, LINE, PIXEL, FILTERS, WIDE, TILES = range(6)
 INPUTS, INPUT_PLANE, SUMS, SUM_PLANE, FACTORS, OFFSETS, ZEROS = range(6, 13)
 BIAS, TARGET, TARGET_ROW, TARGET_COLUMN, ARGMAX, LEFT, BELOW = range(13, 20)
-RELU, NOT_FINITE = 20, 21
-FIELDS = 22
+RELU, NOT_FINITE, FACTOR_PLANE = 20, 21, 22
+FIELDS = 23
 
 PLANES = 16
 # The number of channels is a multiple of MIN_LANES, the number of filters one of MAX_LANES.
@@ -70,6 +70,25 @@ def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
 def _join(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
     """Return two vectors: the transform of one row or column of the products of a tile."""
     return vector_add(vector_add(v0, v1), v2), vector_subtract(vector_subtract(v1, v2), v3)
+
+
+@cached_njit()
+def _weigh(v: Any, half: Any) -> Any:
+    """Return four vectors: the transform of one row or column of the weights of a window."""
+    outer = vector_add(v[0], v[2])
+    plus = vector_multiply(vector_add(outer, v[1]), half)
+    minus = vector_multiply(vector_subtract(outer, v[1]), half)
+    return v[0], plus, minus, v[2]
+
+
+@cached_njit()
+def _column(source: int, order: Any, column: int, L: Any) -> Any:
+    """Load the three weights of a column of the window; ``order`` has the offset of each tap."""
+    return (
+        vector_load(source + order[column], L, L),
+        vector_load(source + order[3 + column], L, L),
+        vector_load(source + order[6 + column], L, L),
+    )
 
 
 @kernel_family(2)
@@ -123,7 +142,7 @@ def MULTIPLY(number: int) -> Any:
         blocks = (out_pixel + width - 1) // width
         for plane in range(begin, end):
             for block in range(blocks):
-                weights = w[FACTORS] + (plane * blocks + block) * block_bytes
+                weights = w[FACTORS] + plane * w[FACTOR_PLANE] + block * block_bytes
                 source = w[INPUTS] + plane * w[INPUT_PLANE]
                 # This plane is added once to each output of a tile, so add the bias here.
                 begins = w[BIAS] + block * width if plane == _PLAIN else w[ZEROS]
@@ -226,8 +245,7 @@ def SPREAD_WEIGHTS(_: int) -> Any:
         a = carray(args, s.FIELDS + 1)
         width = a[s.FIELDS] * L
         channels, groups, filters = a[s.CHANNELS], a[s.GROUPS], a[s.FILTERS]
-        blocks = (filters + width - 1) // width
-        plane = 4 * blocks * channels * width
+        plane = a[s.PLANE]
         tap = 4 * channels * groups * filters
         rows, columns = carray(words_at(a[s.ROW_TAPS]), 9), carray(words_at(a[s.COLUMN_TAPS]), 9)
         order = np.empty(9, np.int64)
@@ -240,27 +258,18 @@ def SPREAD_WEIGHTS(_: int) -> Any:
             for f in range(0, filters, L):
                 at = a[s.FACTORS] + 4 * ((c * groups + group) * filters + f)
                 block, inside = f // width, f % width
-                target = a[s.WEIGHTS] + 16 * group * plane
+                target = a[s.WEIGHTS] + PLANES * group * plane
                 target += 4 * ((block * channels + c) * width + inside)
-                for j in range(3):
-                    # Transform column j of the window to four values, and keep them in planes
-                    # 4 * i + j until the loop below transforms the rows.
-                    top = vector_load(at + order[j], L, L)
-                    middle = vector_load(at + order[3 + j], L, L)
-                    bottom = vector_load(at + order[6 + j], L, L)
-                    outer = vector_add(top, bottom)
-                    plus = vector_multiply(vector_add(outer, middle), half)
-                    minus = vector_multiply(vector_subtract(outer, middle), half)
-                    column = (top, plus, minus, bottom)
-                    tile_store(column, target + j * plane, 4 * plane, L, 4, 1, 1)
-                for i in range(4):
-                    row = target + 4 * i * plane
-                    left = vector_load(row, L, L)
-                    middle = vector_load(row + plane, L, L)
-                    right = vector_load(row + 2 * plane, L, L)
-                    outer = vector_add(left, right)
-                    plus = vector_multiply(vector_add(outer, middle), half)
-                    minus = vector_multiply(vector_subtract(outer, middle), half)
-                    tile_store((left, plus, minus, right), row, plane, L, 4, 1, 1)
+                left = _weigh(_column(at, order, 0, L), half)
+                middle = _weigh(_column(at, order, 1, L), half)
+                right = _weigh(_column(at, order, 2, L), half)
+                row = _weigh((left[0], middle[0], right[0]), half)
+                tile_store(row, target, plane, L, 4, 1, 1)
+                row = _weigh((left[1], middle[1], right[1]), half)
+                tile_store(row, target + 4 * plane, plane, L, 4, 1, 1)
+                row = _weigh((left[2], middle[2], right[2]), half)
+                tile_store(row, target + 8 * plane, plane, L, 4, 1, 1)
+                row = _weigh((left[3], middle[3], right[3]), half)
+                tile_store(row, target + 12 * plane, plane, L, 4, 1, 1)
 
     return _spread_weights_kernel

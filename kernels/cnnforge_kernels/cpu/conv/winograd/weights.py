@@ -21,6 +21,7 @@ from numba import carray
 from cnnforge_kernels.cpu.conv import gather as g
 from cnnforge_kernels.cpu.conv.winograd import forward_passes as p
 from cnnforge_kernels.cpu.conv.winograd import weights_passes as q
+from cnnforge_kernels.cpu.conv.winograd.weights_shared import LAUNCH_SHARED, sums_are_shared
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
     aligned_floats,
@@ -44,7 +45,7 @@ from cnnforge_kernels.cpu.simd.vectors import (
 # columns rounded up to whole tiles, _COLUMNS the number not rounded. A task transforms _TOGETHER
 # blocks of BLOCK_ROWS rows, then multiplies their planes. The register tile has _POSITIONS channels
 # by _VECTORS vectors of filters.
-_COLUMNS, _TOGETHER, _POSITIONS, _VECTORS, _NOT_FINITE = range(g.FIELDS, g.FIELDS + 5)
+_NOT_FINITE, _COLUMNS, _TOGETHER, _POSITIONS, _VECTORS = range(g.FIELDS, g.FIELDS + 5)
 # Addresses of the kernels that a task calls. LAUNCH looks up the addresses before the tasks start,
 # because a lookup may compile the kernel, and a worker thread cannot do this while the calling
 # thread waits for it.
@@ -248,5 +249,8 @@ def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
         block[field] = args[field]
     block[g.GRAD_WEIGHTS] = address_of(grad_weights)
     block[g.GRAD_BIAS] = address_of(grad_bias) if grad_bias.size > 0 else 0
-    call_once(LAUNCH, block)
+    if sums_are_shared(block):
+        call_once(LAUNCH_SHARED, block)
+    else:
+        call_once(LAUNCH, block)
     return block[_NOT_FINITE] == 0
