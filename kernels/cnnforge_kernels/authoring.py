@@ -74,6 +74,7 @@ from cnnforge_kernels.cpu.norm.inference import (
     batch_norm_inference_grad_parameters,
 )
 from cnnforge_kernels.cpu.norm.training import (
+    batch_moments,
     batch_norm_forward,
     batch_norm_grads,
 )
@@ -180,6 +181,7 @@ __all__ = [
     "aligned_floats",
     "average_pool2d_forward",
     "average_pool2d_grad_inputs",
+    "batch_moments",
     "batch_norm_forward",
     "batch_norm_grads",
     "batch_norm_inference_forward",

@@ -41,7 +41,7 @@ batch_norm = ArrayOp(
     inputs={"inputs": 2, "gamma": 1, "beta": 1},
     outputs={"outputs": 2, "mean": numba.float64[::1], "variance": numba.float64[::1]},
     output_shapes=_output_shapes,
-    attributes={"epsilon": 1e-3, "relu": False},
+    attributes={"epsilon": 1e-3, "activation": 0},
 )
 batch_norm_inference = ArrayOp(
     "batch_norm_inference",
