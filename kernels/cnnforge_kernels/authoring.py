@@ -74,6 +74,7 @@ from cnnforge_kernels.cpu.norm.inference import (
     batch_norm_inference_grad_parameters,
 )
 from cnnforge_kernels.cpu.norm.training import (
+    BATCH_NORM_ACTIVATIONS,
     batch_moments,
     batch_norm_forward,
     batch_norm_grads,
@@ -170,6 +171,7 @@ from cnnforge_kernels.geometry import (
 )
 
 __all__ = [
+    "BATCH_NORM_ACTIVATIONS",
     "F32",
     "I8",
     "I32",

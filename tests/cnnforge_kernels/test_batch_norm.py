@@ -29,8 +29,7 @@ def factors(channels):
     return 1 + values(channels, seed=1) / 2, values(channels, seed=2)
 
 
-NUMBERS = {None: cpu.NO_ACTIVATION, "relu": cpu.RELU, "relu6": cpu.RELU6}
-ACTIVATIONS = list(NUMBERS)
+ACTIVATIONS = cpu.BATCH_NORM_ACTIVATIONS
 LIMITS = {None: np.inf, "relu": np.inf, "relu6": 6}
 
 
@@ -39,7 +38,7 @@ def forward(inputs, gamma, beta, *, epsilon=EPSILON, activation=None):
     outputs = np.full(inputs.shape, np.nan, np.float32)
     mean, variance = np.full((2, inputs.shape[1]), np.nan)
     cpu.batch_moments(inputs, mean, variance)
-    options = epsilon, NUMBERS[activation]
+    options = epsilon, ACTIVATIONS.index(activation)
     cpu.batch_norm_forward(inputs, gamma, beta, mean, variance, *options, outputs)
     return outputs, mean, variance
 
@@ -49,7 +48,7 @@ def gradients(
 ):
     """Run a gradient kernel, with gradients of both moments if given, on results full of NaN."""
     found = [np.full(shape, np.nan, np.float32) for shape in (inputs.shape, *[gamma.shape] * 2)]
-    known = inputs, gamma, beta, mean, variance, epsilon, NUMBERS[activation], grads
+    known = inputs, gamma, beta, mean, variance, epsilon, ACTIVATIONS.index(activation), grads
     if upstream:
         cpu.batch_norm_and_moments_grads(*known, *upstream, *found)
     else:

@@ -18,8 +18,6 @@ from cnnforge_kernels.launch.arguments import Array, host_array, host_out
 
 Moments = NDArray[np.float64]
 
-_ACTIVATIONS = {None: training.NO_ACTIVATION, "relu": training.RELU, "relu6": training.RELU6}
-
 
 def _host(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = None) -> Any:
     return host_array("batch_norm", name, value, dtype, shape)
@@ -37,9 +35,10 @@ def _options(
     number = isinstance(epsilon, (int, float, np.integer, np.floating))
     if not number or not 0 <= epsilon < math.inf:
         raise ValueError(f"`epsilon` must be a number, not negative. Received: {epsilon!r}")
-    if activation not in _ACTIVATIONS:
+    known = training.BATCH_NORM_ACTIVATIONS
+    if activation not in known:
         raise ValueError(f'`activation` must be "relu", "relu6" or None. Received: {activation!r}')
-    return inputs, gamma, beta, float(epsilon), _ACTIVATIONS[activation]
+    return inputs, gamma, beta, float(epsilon), known.index(activation)
 
 
 def _rows(array: Any) -> Any:

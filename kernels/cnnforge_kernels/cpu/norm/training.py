@@ -55,7 +55,8 @@ from cnnforge_kernels.cpu.norm.passes import (
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 from cnnforge_kernels.cpu.runtime.memory import address_of
 
-# The numbers that `activation` takes.
+# The position of a name is the number that `activation` takes. `None` changes nothing.
+BATCH_NORM_ACTIVATIONS = (None, "relu", "relu6")
 NO_ACTIVATION, RELU, RELU6 = range(3)
 
 
@@ -145,7 +146,7 @@ def batch_norm_forward(
         mean: (C,) float64, the mean that ``batch_moments`` has written.
         variance: (C,) float64, the variance that ``batch_moments`` has written.
         epsilon: Number that is added to the variance.
-        activation: ``NO_ACTIVATION``, ``RELU`` or ``RELU6``.
+        activation: Index of its name in ``BATCH_NORM_ACTIVATIONS``.
         outputs: (M, C) float32, which the function writes.
     """
     if inputs.size == 0:
