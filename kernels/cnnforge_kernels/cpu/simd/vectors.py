@@ -310,7 +310,7 @@ def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
 def vector_where_between(typingctx: Any, gate: Any, limit: Any, values: Any) -> Any:
     """Return ``values`` in the lanes whose ``gate`` is between 0 and ``limit``, zero in the others.
 
-    NaN is not between them. A ``limit`` that is NaN is no limit.
+    NaN is not between them. NaN as ``limit`` means that there is none.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -324,7 +324,10 @@ def vector_where_between(typingctx: Any, gate: Any, limit: Any, values: Any) -> 
 
 @intrinsic
 def vector_clip(typingctx: Any, values: Any, limit: Any) -> Any:
-    """Return ``min(max(values, 0), limit)``; NaN stays NaN. A ``limit`` that is NaN is no limit."""
+    """Return ``min(max(values, 0), limit)``; NaN stays NaN.
+
+    NaN as ``limit`` means that there is none.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value, most = args
