@@ -165,10 +165,13 @@ def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], 
     """
     from cnnforge.backends import Trainer
     from cnnforge.data.prefetch import StepsPerCall, chunks
+    from cnnforge.optimizer_options import OptimizerOptions
+    from cnnforge.training.optimizers import build as build_optimizer
     from cnnforge.training.order import order
 
     task = Classification(dataset.classes)
-    trainer = Trainer(model, task, keras.optimizers.Adam(0.001), batch_size)
+    optimizer, _ = build_optimizer(OptimizerOptions(), batches=1, epochs=1)
+    trainer = Trainer(model, task, optimizer, batch_size)
     size = StepsPerCall(dataset.image_shape, batch_size)
     epoch = 0
 

@@ -67,8 +67,13 @@ SHORT = (
 
 
 # Built-in layers without a benchmark here, and therefore without a threshold. `cnnforge bench NAME`
-# measures them. Thresholds of `dense` need an idle machine of each kind.
-NOT_MEASURED = {"dense", "global_average_pooling2d"}
+# measures them. Their thresholds need an idle machine.
+NOT_MEASURED = {
+    "batch_normalization_activation",
+    "batch_normalization_relu",
+    "dense",
+    "global_average_pooling2d",
+}
 
 
 def every_case() -> list[Any]:

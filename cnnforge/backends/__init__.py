@@ -22,6 +22,7 @@ if TYPE_CHECKING or _name == "tensorflow":
     from cnnforge.backends.tensorflow import pullback as pullback
     from cnnforge.backends.tensorflow import reference_is_unsafe as reference_is_unsafe
     from cnnforge.backends.tensorflow import repeated_passes as repeated_passes
+    from cnnforge.backends.tensorflow_adam import with_one_op as with_one_op
 elif _name == "torch":
     from cnnforge.backends.torch import BatchPredictor as BatchPredictor
     from cnnforge.backends.torch import Trainer as Trainer
@@ -29,6 +30,7 @@ elif _name == "torch":
     from cnnforge.backends.torch import pullback as pullback
     from cnnforge.backends.torch import reference_is_unsafe as reference_is_unsafe
     from cnnforge.backends.torch import repeated_passes as repeated_passes
+    from cnnforge.backends.torch import with_one_op as with_one_op
 else:
     raise UsageError(
         f"the Keras backend is {_name!r}, and cnnforge trains and predicts with tensorflow or "

@@ -290,3 +290,12 @@ def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
         config: Configuration of the stock layer.
     """
     return False
+
+
+def with_one_op(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+    """Return the class of the optimizer unchanged, because torch has no such op.
+
+    Args:
+        kind: Class of an optimizer.
+    """
+    return kind

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from cnnforge.backends import with_one_op
 from cnnforge.optimizer_options import OPTIMIZERS, OptimizerOptions
 from cnnforge.training.schedules import Schedule, factor
 
@@ -83,7 +84,7 @@ def build(
         arguments["global_clipnorm"] = options.clip_norm
     if options.ema is not None:
         arguments |= {"use_ema": True, "ema_momentum": options.ema}
-    kind = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])
+    kind = with_one_op(getattr(keras.optimizers, OPTIMIZERS[options.optimizer]))
     if factor_of_slower != 1:
         kind = _with_two_rates(kind, list(slower), factor_of_slower)
     changing = factor(options, batches, epochs)

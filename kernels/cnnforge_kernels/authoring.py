@@ -74,6 +74,8 @@ from cnnforge_kernels.cpu.norm.inference import (
     batch_norm_inference_grad_parameters,
 )
 from cnnforge_kernels.cpu.norm.training import (
+    BATCH_NORM_ACTIVATIONS,
+    batch_moments,
     batch_norm_forward,
     batch_norm_grads,
 )
@@ -169,6 +171,7 @@ from cnnforge_kernels.geometry import (
 )
 
 __all__ = [
+    "BATCH_NORM_ACTIVATIONS",
     "F32",
     "I8",
     "I32",
@@ -180,6 +183,7 @@ __all__ = [
     "aligned_floats",
     "average_pool2d_forward",
     "average_pool2d_grad_inputs",
+    "batch_moments",
     "batch_norm_forward",
     "batch_norm_grads",
     "batch_norm_inference_forward",

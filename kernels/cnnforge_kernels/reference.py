@@ -299,14 +299,26 @@ def dropout_grad(kept: NDArray, grad_outputs: NDArray, rate: float) -> Array:
 
 
 def batch_norm(
-    inputs: NDArray, gamma: NDArray, beta: NDArray, *, epsilon: float, relu: bool = False
+    inputs: NDArray,
+    gamma: NDArray,
+    beta: NDArray,
+    *,
+    epsilon: float,
+    activation: str | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Return three arrays: the outputs, (..., C), and each channel's mean and variance, (C,)."""
+    """Return three arrays: the outputs, (..., C), and each channel's mean and variance, (C,).
+
+    ``activation`` is ``"relu"``, ``"relu6"`` or ``None``.
+    """
     axes = tuple(range(inputs.ndim - 1))
     values = inputs.astype(np.float64)
     mean, variance = values.mean(axes), values.var(axes)
     outputs = (values - mean) / np.sqrt(variance + epsilon) * gamma + beta
-    return np.where(outputs < 0, 0, outputs) if relu else outputs, mean, variance
+    if activation is not None:
+        outputs = np.where(outputs < 0, 0, outputs)
+    if activation == "relu6":
+        outputs = np.where(outputs > 6, 6, outputs)
+    return outputs, mean, variance
 
 
 def batch_norm_gradients(
@@ -316,14 +328,18 @@ def batch_norm_gradients(
     *,
     epsilon: float,
     outputs: NDArray | None = None,
+    limit: float = np.inf,
     grad_mean: NDArray | float = 0.0,
     grad_variance: NDArray | float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, gamma and beta; pass ``outputs`` if there was a ReLU."""
+    """Return the gradients of inputs, gamma and beta.
+
+    Pass ``outputs`` if there was a ReLU, and ``limit=6`` too if it was a ReLU6.
+    """
     axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
-        grads = np.where(outputs > 0, grads, 0)
+        grads = np.where((outputs > 0) & (outputs < limit), grads, 0)
     _, mean, variance = batch_norm(inputs, gamma, gamma, epsilon=epsilon)
     away = inputs - mean
     scaled = away / np.sqrt(variance + epsilon)

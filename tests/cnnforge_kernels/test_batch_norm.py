@@ -29,20 +29,30 @@ def factors(channels):
     return 1 + values(channels, seed=1) / 2, values(channels, seed=2)
 
 
-def forward(inputs, gamma, beta, *, epsilon=EPSILON, relu=False):
+ACTIVATIONS = cpu.BATCH_NORM_ACTIVATIONS
+LIMITS = {None: np.inf, "relu": np.inf, "relu6": 6}
+
+
+def forward(inputs, gamma, beta, *, epsilon=EPSILON, activation=None):
     """Run the forward kernel on results full of NaN."""
     outputs = np.full(inputs.shape, np.nan, np.float32)
     mean, variance = np.full((2, inputs.shape[1]), np.nan)
-    cpu.batch_norm_forward(inputs, gamma, beta, epsilon, relu, outputs, mean, variance)
+    cpu.batch_moments(inputs, mean, variance)
+    options = epsilon, ACTIVATIONS.index(activation)
+    cpu.batch_norm_forward(inputs, gamma, beta, mean, variance, *options, outputs)
     return outputs, mean, variance
 
 
-def gradients(inputs, gamma, beta, mean, variance, grads, *upstream, epsilon=EPSILON, relu=False):
-    """Run the gradient kernel, with gradients of both moments, on results full of NaN."""
-    upstream = upstream or (np.zeros(inputs.shape[1]),) * 2
+def gradients(
+    inputs, gamma, beta, mean, variance, grads, *upstream, epsilon=EPSILON, activation=None
+):
+    """Run a gradient kernel, with gradients of both moments if given, on results full of NaN."""
     found = [np.full(shape, np.nan, np.float32) for shape in (inputs.shape, *[gamma.shape] * 2)]
-    known = inputs, gamma, beta, epsilon, relu, mean, variance, grads, *upstream
-    cpu.batch_norm_grads(*known, *found)
+    known = inputs, gamma, beta, mean, variance, epsilon, ACTIVATIONS.index(activation), grads
+    if upstream:
+        cpu.batch_norm_and_moments_grads(*known, *upstream, *found)
+    else:
+        cpu.batch_norm_grads(*known, *found)
     return found
 
 
@@ -54,12 +64,15 @@ def near(got, expected, terms, summands):
     assert np.sqrt(np.mean(error**2)) <= root
 
 
-def check(inputs, *, epsilon=EPSILON, relu=False):
+def check(inputs, *, epsilon=EPSILON, activation=None):
     """Everything of one case, against the oracle."""
     rows, channels = inputs.shape
     gamma, beta = factors(channels)
+    if activation == "relu6":
+        # Otherwise no output would reach 6.
+        gamma, beta = 4 * gamma, 4 * beta
     grads = values(rows, channels, seed=3)
-    options = {"epsilon": epsilon, "relu": relu}
+    options = {"epsilon": epsilon, "activation": activation}
     outputs, mean, variance = forward(inputs, gamma, beta, **options)
     expected = reference.batch_norm(inputs, gamma, beta, **options)
     # The mean adds numbers in float64 that were added in float32 first, and so are its summands.
@@ -69,8 +82,8 @@ def check(inputs, *, epsilon=EPSILON, relu=False):
     near(outputs, expected[0], A_FEW, np.concatenate([scaled.ravel(), beta]))
 
     found = gradients(inputs, gamma, beta, mean, variance, grads, **options)
-    gate = outputs if relu else None
-    wanted = reference.batch_norm_gradients(inputs, gamma, grads, epsilon=epsilon, outputs=gate)
+    gated = {"outputs": outputs if activation else None, "limit": LIMITS[activation]}
+    wanted = reference.batch_norm_gradients(inputs, gamma, grads, epsilon=epsilon, **gated)
     # Of few rows the gradient of the inputs is what little is left of this, of one row nothing.
     near(found[0], wanted[0], A_FEW, grads * gamma / np.sqrt(expected[2] + epsilon))
     near(found[1], wanted[1], rows, np.abs(grads * scaled / gamma).sum(0) / rows**0.5)
@@ -92,8 +105,9 @@ def test_every_channel_count_up_to_two_registers(rows):
 
 @pytest.mark.parametrize("channels", [3, 16, 130])
 @pytest.mark.parametrize("rows", [5, 33, 2000])
-def test_relu(rows, channels):
-    check(values(rows, channels), relu=True)
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_relu(rows, channels, activation):
+    check(values(rows, channels), activation=activation)
 
 
 @pytest.mark.parametrize("mean", [1000, -1000, 1e6])
@@ -101,7 +115,7 @@ def test_relu(rows, channels):
 def test_mean_far_from_zero_costs_no_digits(shape, mean):
     """TensorFlow loses three of them, and at a mean of a million all."""
     check(values(*shape) + np.float32(mean))
-    check(values(*shape) + np.float32(mean), relu=True)
+    check(values(*shape) + np.float32(mean), activation="relu")
 
 
 def test_channels_of_different_magnitudes():
@@ -159,8 +173,8 @@ def test_nonfinite_inputs_stay_in_their_channel(shape, value):
         others = np.arange(shape[1]) != channel
         np.testing.assert_array_equal(got[..., others], other[..., others])
     grads = values(*shape, seed=3)
-    for relu in (False, True):
-        results = gradients(inputs, *factors(shape[1]), *found[1:], grads, relu=relu)
+    for activation in ACTIVATIONS:
+        results = gradients(inputs, *factors(shape[1]), *found[1:], grads, activation=activation)
         for got in results:
             assert np.isfinite(got[..., others]).all()
         assert np.isnan(results[0][:, channel]).all()
@@ -169,13 +183,13 @@ def test_nonfinite_inputs_stay_in_their_channel(shape, value):
 def test_nonfinite_gradients_stay_in_their_channel():
     inputs, grads = values(100, 5), values(100, 5, seed=3)
     gamma, beta = factors(5)
-    outputs, mean, variance = forward(inputs, gamma, beta, relu=True)
+    outputs, mean, variance = forward(inputs, gamma, beta, activation="relu")
     # A ReLU that was off passes nothing, whatever arrives.
     grads[outputs[:, 2].argmin(), 2] = np.nan
-    clean = gradients(inputs, gamma, beta, mean, variance, grads, relu=True)
+    clean = gradients(inputs, gamma, beta, mean, variance, grads, activation="relu")
     assert all(np.isfinite(array).all() for array in clean)
     grads[outputs[:, 2].argmax(), 2] = np.nan
-    spoilt = gradients(inputs, gamma, beta, mean, variance, grads, relu=True)
+    spoilt = gradients(inputs, gamma, beta, mean, variance, grads, activation="relu")
     for got, other in zip(spoilt, clean, strict=True):
         assert np.isnan(got[..., 2]).all()
         others = np.arange(5) != 2
@@ -183,48 +197,50 @@ def test_nonfinite_gradients_stay_in_their_channel():
 
 
 @pytest.mark.parametrize("shape", [(9, 3), (300, 16), (1001, 130)], ids=str)
-@pytest.mark.parametrize("relu", [False, True])
-def test_gradients_of_the_moments(shape, relu):
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_the_moments(shape, activation):
     inputs, grads = values(*shape) + np.float32(3), values(*shape, seed=3)
     gamma, beta = factors(shape[1])
     upstream = [values(shape[1], seed=seed).astype(np.float64) * shape[0] for seed in (4, 5)]
-    outputs, mean, variance = forward(inputs, gamma, beta, relu=relu)
-    found = gradients(inputs, gamma, beta, mean, variance, grads, *upstream, relu=relu)
+    outputs, mean, variance = forward(inputs, gamma, beta, activation=activation)
+    found = gradients(inputs, gamma, beta, mean, variance, grads, *upstream, activation=activation)
     wanted = reference.batch_norm_gradients(
         inputs,
         gamma,
         grads,
         epsilon=EPSILON,
-        outputs=outputs if relu else None,
+        outputs=outputs if activation else None,
+        limit=LIMITS[activation],
         grad_mean=upstream[0],
         grad_variance=upstream[1],
     )
     assert_close(found[0], wanted[0], A_FEW)
     # Those of gamma and beta do not depend on them.
-    alone = gradients(inputs, gamma, beta, mean, variance, grads, relu=relu)
+    alone = gradients(inputs, gamma, beta, mean, variance, grads, activation=activation)
     for got, other in zip(found[1:], alone[1:], strict=True):
         assert got.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_gradients_of_the_oracle(relu):
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_the_oracle(activation):
     """Its gradients are its finite differences."""
     inputs, gamma, beta = (values(*shape).astype(np.float64) for shape in ((6, 3), (3,), (3,)))
     upstream = [values(*shape, seed=7).astype(np.float64) for shape in ((6, 3), (3,), (3,))]
 
     def total(*arrays):
-        results = reference.batch_norm(*arrays, epsilon=EPSILON, relu=relu)
+        results = reference.batch_norm(*arrays, epsilon=EPSILON, activation=activation)
         return sum(
             (result * factor).sum() for result, factor in zip(results, upstream, strict=True)
         )
 
-    outputs = reference.batch_norm(inputs, gamma, beta, epsilon=EPSILON, relu=relu)[0]
+    outputs = reference.batch_norm(inputs, gamma, beta, epsilon=EPSILON, activation=activation)[0]
     found = reference.batch_norm_gradients(
         inputs,
         gamma,
         upstream[0],
         epsilon=EPSILON,
-        outputs=outputs if relu else None,
+        outputs=outputs if activation else None,
+        limit=LIMITS[activation],
         grad_mean=upstream[1],
         grad_variance=upstream[2],
     )
@@ -275,8 +291,8 @@ def test_threads_and_repetition_change_no_bit(shape):
     gamma, beta = factors(shape[1])
 
     def everything():
-        outputs, mean, variance = forward(inputs, gamma, beta, relu=True)
-        found = gradients(inputs, gamma, beta, mean, variance, grads, relu=True)
+        outputs, mean, variance = forward(inputs, gamma, beta, activation="relu")
+        found = gradients(inputs, gamma, beta, mean, variance, grads, activation="relu")
         return [array.tobytes() for array in (outputs, mean, variance, *found)]
 
     threads = numba.get_num_threads()
@@ -300,16 +316,16 @@ def test_nothing_around_the_results_is_written():
         wide = [np.full(size + 2, 7, np.float32), *np.full((2, channels + 2), 7.0)]
         outputs, mean, variance = (array[1:-1] for array in wide)
         outputs = outputs.reshape(rows, channels)
-        cpu.batch_norm_forward(inputs, gamma, beta, EPSILON, False, outputs, mean, variance)
+        cpu.batch_moments(inputs, mean, variance)
+        known = inputs, gamma, beta, mean, variance, EPSILON, cpu.NO_ACTIVATION
+        cpu.batch_norm_forward(*known, outputs)
         for array, result in zip(wide, expected, strict=True):
             np.testing.assert_array_equal(array, [7, *result.ravel(), 7])
-        zeros = np.zeros(channels)
         wanted = gradients(inputs.copy(), gamma, beta, mean, variance, grads.copy())
         wide = [np.full(array.size + 2, 7, np.float32) for array in wanted]
         found = [array[1:-1] for array in wide]
         found[0] = found[0].reshape(rows, channels)
-        known = inputs, gamma, beta, EPSILON, False, mean, variance, grads, zeros, zeros
-        cpu.batch_norm_grads(*known, *found)
+        cpu.batch_norm_grads(*known, grads, *found)
         for array, result in zip(wide, wanted, strict=True):
             np.testing.assert_array_equal(array, [7, *result.ravel(), 7])
 
@@ -347,13 +363,13 @@ def test_noncontiguous_arrays():
     gamma, beta = (np.repeat(array, 2)[::2] for array in factors(5))
     options = {"epsilon": EPSILON, "activation": "relu"}
     results = kernels.batch_normalization(inputs, gamma, beta, **options)
-    expected = forward(np.ascontiguousarray(inputs), *factors(5), relu=True)
+    expected = forward(np.ascontiguousarray(inputs), *factors(5), activation="relu")
     for got, wanted in zip(results, expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
     found = kernels.batch_normalization_grads(
         *(inputs, gamma, beta, *results[1:], np.asfortranarray(grads)), **options
     )
-    wanted = gradients(inputs.copy(), *factors(5), *results[1:], grads, relu=True)
+    wanted = gradients(inputs.copy(), *factors(5), *results[1:], grads, activation="relu")
     for got, exact in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(got, exact)
 

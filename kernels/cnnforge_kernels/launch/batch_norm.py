@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnnforge_kernels import arrays
 from cnnforge_kernels.cpu.norm import inference, training
-from cnnforge_kernels.launch.arguments import Array, host_array, host_out, is_relu
+from cnnforge_kernels.launch.arguments import Array, host_array, host_out
 
 Moments = NDArray[np.float64]
 
@@ -25,8 +25,8 @@ def _host(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = Non
 
 def _options(
     inputs: Any, gamma: Any, beta: Any, epsilon: Any, activation: str | None
-) -> tuple[Any, Any, Any, float, bool]:
-    """Check the five arguments, and return five values: the last is whether there is a ReLU."""
+) -> tuple[Any, Any, Any, float, int]:
+    """Check the five arguments, and return them; the last one as the number of the activation."""
     inputs = _host("inputs", inputs, np.float32)
     if inputs.ndim == 0:
         raise ValueError("`inputs` must be of rank 1 or more, channels last. Received: rank 0")
@@ -35,7 +35,10 @@ def _options(
     number = isinstance(epsilon, (int, float, np.integer, np.floating))
     if not number or not 0 <= epsilon < math.inf:
         raise ValueError(f"`epsilon` must be a number, not negative. Received: {epsilon!r}")
-    return inputs, gamma, beta, float(epsilon), is_relu(activation)
+    known = training.BATCH_NORM_ACTIVATIONS
+    if activation not in known:
+        raise ValueError(f'`activation` must be "relu", "relu6" or None. Received: {activation!r}')
+    return inputs, gamma, beta, float(epsilon), known.index(activation)
 
 
 def _rows(array: Any) -> Any:
@@ -61,7 +64,7 @@ def batch_normalization(
         gamma: (C,) float32.
         beta: (C,) float32.
         epsilon: number that is added to the variance.
-        activation: ``"relu"`` or ``None``.
+        activation: ``"relu"``, ``"relu6"`` or ``None``.
         out: (..., C) float32 buffer to write to.
 
     Returns:
@@ -83,7 +86,9 @@ def batch_normalization(
     inputs, *options = _options(inputs, gamma, beta, epsilon, activation)
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, *options[:2]))
     mean, variance = (np.empty(inputs.shape[-1]) for _ in range(2))
-    flat = _rows(inputs), *options, _rows(outputs), mean, variance
+    rows, (gamma, beta, *others) = _rows(inputs), options
+    arrays.call(training.batch_moments, rows, mean, variance)
+    flat = rows, gamma, beta, mean, variance, *others, _rows(outputs)
     arrays.call(training.batch_norm_forward, *flat)
     return outputs, mean, variance
 
@@ -112,7 +117,7 @@ def batch_normalization_grads(
         variance: (C,) float64, variance that the forward pass returned.
         grad_outputs: (..., C) float32, gradient of the outputs.
         epsilon: number that is added to the variance, as in the forward pass.
-        activation: ``"relu"`` or ``None``, as in the forward pass.
+        activation: ``"relu"``, ``"relu6"`` or ``None``, as in the forward pass.
         grad_mean: (C,) float64, gradient of the returned mean; ``None`` if it is zero.
         grad_variance: (C,) float64, gradient of the returned variance; ``None`` if it is zero.
         out: (..., C) float32 buffer for the gradient of the inputs.
@@ -136,9 +141,11 @@ def batch_normalization_grads(
     grads = _host("grad_outputs", grad_outputs, np.float32, inputs.shape)
     result = host_out("batch_norm", out, inputs.shape, (inputs, grads, *options[:2]))
     grad_gamma, grad_beta = (np.empty(each, np.float32) for _ in range(2))
-    upstream = mean, variance, _rows(grads), grad_mean, grad_variance
-    flat = _rows(inputs), *options, *upstream, _rows(result), grad_gamma, grad_beta
-    arrays.call(training.batch_norm_grads, *flat)
+    gamma, beta, *others = options
+    known = _rows(inputs), gamma, beta, mean, variance, *others
+    upstream = _rows(grads), grad_mean, grad_variance
+    found = _rows(result), grad_gamma, grad_beta
+    arrays.call(training.batch_norm_and_moments_grads, *known, *upstream, *found)
     return result, grad_gamma, grad_beta
 
 

@@ -37,6 +37,20 @@ CASES = cases(
         "scaled": ({"center": False, "momentum": 0.9}, (2, 4, 4, 3)),
     },
 )
+
+
+def _relu_oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
+    return np.clip(_oracle(layer, inputs, *weights), 0, layer.max_value)
+
+
+RELU_CASES = cases(
+    _relu_oracle,
+    {
+        "images": ({}, (3, 5, 4, 6)),
+        "limited": ({"max_value": 6, "center": False}, (4, 4, 3)),
+    },
+    max_value=3,
+)
 BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
 
@@ -83,3 +97,15 @@ def torch_peer(layer: Any, shape: Shape) -> Peer | None:
         )
 
     return compute, [weights_of(variable) for variable in layer.trainable_variables]
+
+
+def relu_torch_peer(layer: Any, shape: Shape) -> Peer | None:
+    """Return `torch_peer` of the normalization, with the ReLU after it; or return `None`."""
+    import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
+
+    found = torch_peer(layer, shape)
+    if found is None:
+        return None
+    compute, weights = found
+    relu = functional.relu if layer.max_value is None else functional.relu6
+    return lambda *arguments: relu(compute(*arguments)), weights

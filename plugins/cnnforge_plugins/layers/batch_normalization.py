@@ -8,6 +8,7 @@ import keras
 import numba
 
 from cnnforge.ops import ArrayOp
+from cnnforge_kernels.authoring import batch_moments as batch_moments_forward
 from cnnforge_kernels.authoring import (
     batch_norm_forward,
     batch_norm_grads,
@@ -21,10 +22,8 @@ from cnnforge_plugins.layers._kernel_layer import KernelLayer
 Shape = tuple[int, ...]
 
 
-def _output_shapes(inputs: Shape, gamma: Shape, beta: Shape) -> tuple[Shape, Shape, Shape]:
-    if gamma[0] != inputs[1] or beta[0] != inputs[1]:
-        raise ValueError("`gamma` and `beta` must have a value for each channel of the inputs.")
-    return inputs, gamma, gamma
+def _moment_shapes(inputs: Shape) -> tuple[Shape, Shape]:
+    return inputs[1:], inputs[1:]
 
 
 def _output_shape(inputs: Shape, gamma: Shape, beta: Shape, mean: Shape, variance: Shape) -> Shape:
@@ -34,14 +33,28 @@ def _output_shape(inputs: Shape, gamma: Shape, beta: Shape, mean: Shape, varianc
     return inputs
 
 
+_MOMENT = numba.float64[::1]
+# Attribute of the outputs of a training step: the output of the op, (M, C), and the outputs' shape.
+NORMALIZED = "_cnnforge_normalized"
+
+batch_moments = ArrayOp(
+    "batch_moments",
+    forward=batch_moments_forward,
+    inputs={"inputs": 2},
+    outputs={"mean": _MOMENT, "variance": _MOMENT},
+    output_shapes=_moment_shapes,
+)
+# Its gradient of the inputs is also that through the moments, which are functions of the inputs. So
+# nothing is differentiated through `batch_moments`, and the moments have no gradient here.
 batch_norm = ArrayOp(
     "batch_norm",
     forward=batch_norm_forward,
     backward=batch_norm_grads,
-    inputs={"inputs": 2, "gamma": 1, "beta": 1},
-    outputs={"outputs": 2, "mean": numba.float64[::1], "variance": numba.float64[::1]},
-    output_shapes=_output_shapes,
-    attributes={"epsilon": 1e-3, "relu": False},
+    inputs={"inputs": 2, "gamma": 1, "beta": 1, "mean": _MOMENT, "variance": _MOMENT},
+    outputs={"outputs": 2},
+    output_shapes=_output_shape,
+    attributes={"epsilon": 1e-3, "activation": 0},
+    not_differentiable=("mean", "variance"),
 )
 batch_norm_inference = ArrayOp(
     "batch_norm_inference",
@@ -96,11 +109,19 @@ class BatchNormalization(KernelLayer, keras.layers.BatchNormalization):
             moments = self.moving_mean, self.moving_variance
             outputs = batch_norm_inference(rows, gamma, beta, *moments, epsilon=epsilon)
             return ops.reshape(outputs, ops.shape(inputs))
-        outputs, mean, variance = batch_norm(rows, gamma, beta, epsilon=epsilon)
+        mean, variance = batch_moments(ops.stop_gradient(rows))
         for average, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
             now = ops.cast(now, average.dtype)
             average.assign(average * self.momentum + now * (1.0 - self.momentum))
-        return ops.reshape(outputs, ops.shape(inputs))
+        found, shape = (
+            batch_norm(rows, gamma, beta, mean, variance, epsilon=epsilon),
+            ops.shape(inputs),
+        )
+        outputs = ops.reshape(found, shape)
+        # A layer that applies a ReLU to the outputs finds the call of the op here, and the shape
+        # without reading the outputs.
+        setattr(outputs, NORMALIZED, (found, shape))
+        return outputs
 
     def _missing(self, inputs: Any, mask: Any, moves: bool) -> str | None:
         """Return the reason why the kernels cannot compute this call, or ``None``."""

@@ -23,23 +23,24 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
-from cnnforge_kernels.cpu.simd.tiles import tile_load, tile_relu
+from cnnforge_kernels.cpu.simd.tiles import tile_load
 from cnnforge_kernels.cpu.simd.vectors import (
     vector_add,
+    vector_clip,
     vector_load,
     vector_multiply,
     vector_multiply_add,
     vector_splat,
     vector_store,
     vector_subtract,
-    vector_where_positive,
+    vector_where_between,
 )
 
 # Indices of the values in the argument block of a kernel. SOURCE to FACTORS are addresses in bytes.
 # SUMS is the address of an array (number of blocks, 3, WIDE), and FACTORS the address of an array
-# (5, WIDE). There are ROWS rows. A row has WIDE values and STRIPS strips, and a block has BLOCK
-# rows. RELU is 1 if a ReLU follows, else 0.
-SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, RELU = range(10)
+# (6, WIDE). There are ROWS rows. A row has WIDE values and STRIPS strips, and a block has BLOCK
+# rows. CLIP is 1 if a ReLU or a ReLU6 follows, else 0.
+SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, CLIP = range(10)
 FIELDS = 10
 # Second index of the array SUMS when MOMENTS writes it: a number near the mean of the block, the
 # sum of the differences from this number, and the sum of the squares of the differences.
@@ -48,11 +49,12 @@ NEAR, REST, SQUARES = range(3)
 # of grad_outputs * (inputs - MEAN).
 PLAIN, PRODUCTS = range(2)
 SUM_ROWS = 3
-# First index of the array FACTORS. The outputs are (inputs - MEAN) * SCALE + SHIFT. The gradient of
-# the inputs is grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
-MEAN, SCALE, SHIFT, OF_INPUTS, ADDED = range(5)
-FACTOR_ROWS = 5
-_AFFINE_ROWS = 3  # MEAN, SCALE and SHIFT
+# First index of the array FACTORS. The outputs are (inputs - MEAN) * SCALE + SHIFT. If CLIP is 1,
+# they are limited to 0 to LIMIT; NaN means that there is none. The gradient of the inputs is
+# grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
+MEAN, SCALE, SHIFT, LIMIT, OF_INPUTS, ADDED = range(6)
+FACTOR_ROWS = 6
+_OUTPUT_ROWS = 4  # MEAN, SCALE, SHIFT and LIMIT
 
 _BLOCK_FLOATS = 4096
 # The maximum number of channels of a strip. So each block has at least 32 rows (4096 / 128). With
@@ -148,13 +150,14 @@ def NORMALIZE(number: int) -> Any:
             _, first, last, c, after = _strip(a, task)
             while c < after:
                 c = min(c, after - L)
-                mean, scale, shift = tile_load(a[FACTORS] + 4 * c, row, _AFFINE_ROWS, 1, L)
+                factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
+                mean, scale, shift, limit = factors
                 place = first * row + 4 * c
                 for _ in range(first, last):
                     value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
                     value = vector_multiply_add(value, scale, shift)
-                    if a[RELU] != 0:
-                        value = tile_relu((value,))[0]
+                    if a[CLIP] != 0:
+                        value = vector_clip(value, limit)
                     vector_store(value, a[TARGET] + place, L)
                     place += row
                 c += L
@@ -176,7 +179,8 @@ def GRADIENT_SUMS(number: int) -> Any:
             count = last - first
             while c < after:
                 c = min(c, after - L)
-                mean, scale, shift = tile_load(a[FACTORS] + 4 * c, row, _AFFINE_ROWS, 1, L)
+                factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
+                mean, scale, shift, limit = factors
                 zero = vector_splat(np.float32(0), L)
                 s0, s1, p0, p1 = zero, zero, zero, zero
                 place = first * row + 4 * c
@@ -185,17 +189,20 @@ def GRADIENT_SUMS(number: int) -> Any:
                     x1 = vector_subtract(vector_load(a[SOURCE] + place + row, L, L), mean)
                     g0 = vector_load(a[GRADIENT] + place, L, L)
                     g1 = vector_load(a[GRADIENT] + place + row, L, L)
-                    if a[RELU] != 0:
-                        g0 = vector_where_positive(vector_multiply_add(x0, scale, shift), g0)
-                        g1 = vector_where_positive(vector_multiply_add(x1, scale, shift), g1)
+                    if a[CLIP] != 0:
+                        y0 = vector_multiply_add(x0, scale, shift)
+                        y1 = vector_multiply_add(x1, scale, shift)
+                        g0 = vector_where_between(y0, limit, g0)
+                        g1 = vector_where_between(y1, limit, g1)
                     s0, s1 = vector_add(s0, g0), vector_add(s1, g1)
                     p0, p1 = vector_multiply_add(g0, x0, p0), vector_multiply_add(g1, x1, p1)
                     place += 2 * row
                 if count % 2 != 0:
                     x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
                     g0 = vector_load(a[GRADIENT] + place, L, L)
-                    if a[RELU] != 0:
-                        g0 = vector_where_positive(vector_multiply_add(x0, scale, shift), g0)
+                    if a[CLIP] != 0:
+                        y0 = vector_multiply_add(x0, scale, shift)
+                        g0 = vector_where_between(y0, limit, g0)
                     s0 = vector_add(s0, g0)
                     p0 = vector_multiply_add(g0, x0, p0)
                 sums = a[SUMS] + SUM_ROWS * block * row + 4 * c
@@ -220,14 +227,14 @@ def GRADIENT_PASS(number: int) -> Any:
             while c < after:
                 c = min(c, after - L)
                 factors = tile_load(a[FACTORS] + 4 * c, row, FACTOR_ROWS, 1, L)
-                mean, scale, shift, of_inputs, added = factors
+                mean, scale, shift, limit, of_inputs, added = factors
                 place = first * row + 4 * c
                 for _ in range(first, last):
                     x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
                     gradient = vector_load(a[GRADIENT] + place, L, L)
-                    if a[RELU] != 0:
+                    if a[CLIP] != 0:
                         gate = vector_multiply_add(x, scale, shift)
-                        gradient = vector_where_positive(gate, gradient)
+                        gradient = vector_where_between(gate, limit, gradient)
                     value = vector_multiply_add(x, of_inputs, added)
                     value = vector_multiply_add(gradient, scale, value)
                     vector_store(value, a[TARGET] + place, L)
@@ -250,11 +257,11 @@ def _rows_at_a_time(rows: int, channels: int) -> int:
 
 
 @cached_njit()
-def set_rows(args: Any, inputs: Any, relu: bool) -> None:
-    """Set the values of the argument block that describe ``inputs``, (rows, channels), and RELU."""
+def set_rows(args: Any, inputs: Any, clip: bool) -> None:
+    """Set the values of the argument block that describe ``inputs``, (rows, channels), and CLIP."""
     rows, channels = inputs.shape
     together = _rows_at_a_time(rows, channels)
-    args[SOURCE], args[RELU] = address_of(inputs), 1 if relu else 0
+    args[SOURCE], args[CLIP] = address_of(inputs), 1 if clip else 0
     args[ROWS], args[WIDE] = rows // together, channels * together
     args[BLOCK] = max(_BLOCK_FLOATS // min(args[WIDE], _STRIP), 1)
     args[STRIPS] = (args[WIDE] + _STRIP - 1) // _STRIP

@@ -31,6 +31,7 @@ from cnnforge_kernels.cpu.norm.passes import (
     GRADIENT,
     GRADIENT_PASS,
     GRADIENT_SUMS,
+    LIMIT,
     MEAN,
     MOMENTS,
     NEAR,
@@ -54,12 +55,18 @@ from cnnforge_kernels.cpu.norm.passes import (
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 from cnnforge_kernels.cpu.runtime.memory import address_of
 
+# The position of a name is the number that `activation` takes. `None` changes nothing.
+BATCH_NORM_ACTIVATIONS = (None, "relu", "relu6")
+NO_ACTIVATION, RELU, RELU6 = range(3)
+
 
 @cached_njit()
-def _set_scale(
-    factors: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float
+def _set_outputs(
+    factors: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float, activation: int
 ) -> None:
+    """Set the factors from which the outputs follow."""
     channels = mean.size
+    factors[LIMIT] = np.float32(6) if activation == RELU6 else np.float32(np.nan)
     for c in range(channels):
         near = np.float32(mean[c])
         scale = gamma[c] / np.sqrt(variance[c] + epsilon)
@@ -98,25 +105,11 @@ def _join_moments(args: Any, sums: Any, mean: Any, variance: Any) -> None:
 
 
 @cached_njit()
-def batch_norm_forward(
-    inputs: Any,
-    gamma: Any,
-    beta: Any,
-    epsilon: float,
-    relu: bool,
-    outputs: Any,
-    mean: Any,
-    variance: Any,
-) -> None:
-    """Normalize with the moments of the batch, scale, shift, and apply a ReLU if ``relu``.
+def batch_moments(inputs: Any, mean: Any, variance: Any) -> None:
+    """Compute the mean and the variance of each channel.
 
     Args:
         inputs: (M, C) float32. All arrays must be C-contiguous.
-        gamma: (C,) float32, scale.
-        beta: (C,) float32, shift.
-        epsilon: Number that is added to the variance.
-        relu: Whether a ReLU is applied.
-        outputs: (M, C) float32, which the function writes.
         mean: (C,) float64, which the function writes; NaN if M is 0.
         variance: (C,) float64, which the function writes; NaN if M is 0. The denominator is M, not
             M - 1.
@@ -126,13 +119,42 @@ def batch_norm_forward(
         variance[:] = np.nan
         return
     args = np.zeros(FIELDS, np.int64)
-    set_rows(args, inputs, relu)
+    set_rows(args, inputs, False)
     sums = np.empty((blocks(args), SUM_ROWS, args[WIDE]), np.float32)
     args[SUMS] = address_of(sums)
     run(MOMENTS, args)
     _join_moments(args, sums, mean, variance)
+
+
+@cached_njit()
+def batch_norm_forward(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    mean: Any,
+    variance: Any,
+    epsilon: float,
+    activation: int,
+    outputs: Any,
+) -> None:
+    """Normalize with the moments of the batch, scale, shift, and apply an activation function.
+
+    Args:
+        inputs: (M, C) float32. All arrays must be C-contiguous.
+        gamma: (C,) float32, scale.
+        beta: (C,) float32, shift.
+        mean: (C,) float64, the mean that ``batch_moments`` has written.
+        variance: (C,) float64, the variance that ``batch_moments`` has written.
+        epsilon: Number that is added to the variance.
+        activation: Index of its name in ``BATCH_NORM_ACTIVATIONS``.
+        outputs: (M, C) float32, which the function writes.
+    """
+    if inputs.size == 0:
+        return
+    args = np.zeros(FIELDS, np.int64)
+    set_rows(args, inputs, activation != NO_ACTIVATION)
     factors = np.empty((FACTOR_ROWS, args[WIDE]), np.float32)
-    _set_scale(factors, mean, variance, gamma, beta, epsilon)
+    _set_outputs(factors, mean, variance, gamma, beta, epsilon, activation)
     args[FACTORS], args[TARGET] = address_of(factors), address_of(outputs)
     run(NORMALIZE, args)
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
@@ -141,14 +163,14 @@ def batch_norm_forward(
 
 
 @cached_njit()
-def batch_norm_grads(
+def batch_norm_and_moments_grads(
     inputs: Any,
     gamma: Any,
     beta: Any,
-    epsilon: float,
-    relu: bool,
     mean: Any,
     variance: Any,
+    epsilon: float,
+    activation: int,
     grad_outputs: Any,
     grad_mean: Any,
     grad_variance: Any,
@@ -160,8 +182,8 @@ def batch_norm_grads(
 
     The function computes them from the gradients of the outputs, of the mean and of the variance,
     by the formulas of S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network
-    Training by Reducing Internal Covariate Shift", 2015, section 3. If ``relu``, an output that is
-    not positive has no gradient.
+    Training by Reducing Internal Covariate Shift", 2015, section 3. An output that the activation
+    function has limited has no gradient.
     """
     rows, channels = inputs.shape
     if inputs.size == 0:
@@ -169,10 +191,10 @@ def batch_norm_grads(
         grad_beta[:] = np.float32(0)
         return
     args = np.zeros(FIELDS, np.int64)
-    set_rows(args, inputs, relu)
+    set_rows(args, inputs, activation != NO_ACTIVATION)
     sums = np.empty((blocks(args), SUM_ROWS, args[WIDE]), np.float32)
     factors = np.empty((FACTOR_ROWS, args[WIDE]), np.float32)
-    _set_scale(factors, mean, variance, gamma, beta, epsilon)
+    _set_outputs(factors, mean, variance, gamma, beta, epsilon, activation)
     args[SUMS], args[FACTORS] = address_of(sums), address_of(factors)
     args[GRADIENT], args[TARGET] = address_of(grad_outputs), address_of(grad_inputs)
     run(GRADIENT_SUMS, args)
@@ -200,3 +222,39 @@ def batch_norm_grads(
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
     # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
+
+
+@cached_njit()
+def batch_norm_grads(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    mean: Any,
+    variance: Any,
+    epsilon: float,
+    activation: int,
+    grad_outputs: Any,
+    grad_inputs: Any,
+    grad_gamma: Any,
+    grad_beta: Any,
+) -> None:
+    """Compute the gradients of ``inputs``, ``gamma`` and ``beta`` from that of the outputs.
+
+    The moments are functions of the inputs. See ``batch_norm_and_moments_grads``.
+    """
+    none = np.zeros(mean.size)
+    batch_norm_and_moments_grads(
+        inputs,
+        gamma,
+        beta,
+        mean,
+        variance,
+        epsilon,
+        activation,
+        grad_outputs,
+        none,
+        none,
+        grad_inputs,
+        grad_gamma,
+        grad_beta,
+    )

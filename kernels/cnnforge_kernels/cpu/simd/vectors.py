@@ -306,6 +306,38 @@ def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
     return values(gate, values), codegen
 
 
+@intrinsic
+def vector_where_between(typingctx: Any, gate: Any, limit: Any, values: Any) -> Any:
+    """Return ``values`` in the lanes whose ``gate`` is between 0 and ``limit``, zero in the others.
+
+    NaN is not between them. NaN as ``limit`` means that there is none.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = zeros(args[0].type)
+        positive = builder.fcmp_ordered(">", args[0], zero)
+        below = builder.fcmp_unordered("<", args[0], args[1])
+        return builder.select(builder.and_(positive, below), args[2], zero)
+
+    return values(gate, limit, values), codegen
+
+
+@intrinsic
+def vector_clip(typingctx: Any, values: Any, limit: Any) -> Any:
+    """Return ``min(max(values, 0), limit)``; NaN stays NaN.
+
+    NaN as ``limit`` means that there is none.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, most = args
+        zero = zeros(value.type)
+        value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+        return builder.select(builder.fcmp_ordered(">", value, most), most, value)
+
+    return values(values, limit), codegen
+
+
 @intrinsic(prefer_literal=True)
 def index_store(typingctx: Any, vector: Any, address: Any, valid: Any, width: Any) -> Any:
     """Store the first ``valid`` lanes of an int32 vector as integers of ``width`` bytes, 1 or 4."""
