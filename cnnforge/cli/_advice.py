@@ -20,7 +20,7 @@ _ARGUMENTS = (MODEL, RUN, INPUT)
 _LATEST = "latest"
 _IMAGES = "IMAGES"
 # The commands whose first argument is a run.
-_OF_A_RUN = ("evaluate", "predict")
+_OF_A_RUN = ("evaluate", "predict", "serve")
 # Endings of the files in a run that a user may name instead of the run.
 _FILES_OF_RUNS = (".keras", ".toml", ".ckpt")
 # The options whose value is a run.
@@ -263,7 +263,10 @@ def _arrange(command: str, parts: list[list[str]]) -> None:
             parts.insert(0, [_LATEST])
         arguments = [part for part in parts if not part[0].startswith("-")]
         data = arguments[1:2]
-    if command == "predict":
+    if command == "serve":
+        for part in arguments[1:]:
+            parts.remove(part)
+    elif command == "predict":
         if not data:
             parts.append([_IMAGES])
     elif data and "--data" not in given:

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from cnnforge.serving.limits import Limits
 
 # Seconds after a signal in which requests may be finished.
-_GRACE = 1
+_GRACE = 0.5
 # Max seconds between two requests of a connection.
 _IDLE = 5
 _SIGNALS = tuple(
@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=math.ceil(min(_IDLE, limits.seconds)),
-                timeout_graceful_shutdown=_GRACE,
+                timeout_graceful_shutdown=_GRACE,  # pyright: ignore[reportArgumentType]
                 limit_concurrency=limits.connections,
             )
         )

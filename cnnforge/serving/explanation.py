@@ -21,6 +21,8 @@ from cnnforge.serving.limits import Refused
 if TYPE_CHECKING:
     from cnnforge.prediction import RunData
 
+# Name of the picture in the page.
+_NAME = "your picture"
 _OK, _FAILED = b"+", b"-"
 
 
@@ -99,7 +101,7 @@ def _explain(explainer: Explainer, content: bytes) -> str:
     picture = stored(content)
     checked = check_image(picture)
     loaded = read_image(picture, (*checked.size, 1 if checked.grayscale else 3))
-    return explain_picture(run, explainer.data, plugins, picture, loaded, picture.path).text
+    return explain_picture(run, explainer.data, plugins, picture, loaded, _NAME).text
 
 
 def _main() -> None:

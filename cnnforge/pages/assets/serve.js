@@ -163,7 +163,8 @@ async function explain() {
   if (state.explaining || !state.file) return;
   const { file } = state, number = state.sent, place = byId("explained");
   state.explaining = true;
-  byId("explain").disabled = true;
+  // The attribute `disabled` would take the focus away.
+  byId("explain").ariaDisabled = "true";
   place.textContent = "Keras starts and computes the page. This takes some seconds.";
   try {
     const response = await send("explain", file);
@@ -176,7 +177,7 @@ async function explain() {
     if (number === state.sent) place.textContent = error.message;
   }
   state.explaining = false;
-  byId("explain").disabled = false;
+  byId("explain").ariaDisabled = "false";
 }
 
 function take(data) {

@@ -30,6 +30,17 @@ def error_of(answer: bytes) -> str:
     return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
 
 
+def rest_of(connection: socket.socket) -> bytes:
+    """Return what the server sends until it closes the connection."""
+    answer = b""
+    try:
+        while part := connection.recv(4096):
+            answer += part
+    except ConnectionError:
+        pass
+    return answer
+
+
 def drip(port: int, start: bytes, rest: bytes = b"x" * 100) -> tuple[bytes, float]:
     """Send one byte at a time, until the server closes the connection."""
     begin = time.monotonic()
@@ -48,12 +59,7 @@ def drip(port: int, start: bytes, rest: bytes = b"x" * 100) -> tuple[bytes, floa
 
         sender = threading.Thread(target=send)
         sender.start()
-        answer = b""
-        try:
-            while part := connection.recv(4096):
-                answer += part
-        except ConnectionError:
-            pass
+        answer = rest_of(connection)
         stopped.set()
         sender.join()
     return answer, time.monotonic() - begin
@@ -79,7 +85,7 @@ def test_a_slow_body_ends(port: int) -> None:
         for _ in range(4):
             connection.sendall(b"x")
             time.sleep(0.05)
-        answer = connection.recv(4096)
+        answer = rest_of(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert error_of(answer) == "the picture did not arrive within 0.4 s"
 
@@ -137,6 +143,17 @@ def test_what_is_not_http_is_answered_without_a_traceback(
     assert not [each for each in caplog.records if each.exc_info]
 
 
+def test_what_is_not_http_after_an_answer(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    head = request(b"", "Transfer-Encoding: chunked", "Content-Type: text/plain")
+    head = head.replace(b"Content-Length: 0\r\n", b"").replace(b"Connection: close\r\n", b"")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head)
+        assert connection.recv(12) == b"HTTP/1.1 415"
+        connection.sendall(b"this is not a chunk\r\n")
+        rest_of(connection)
+    assert not [each for each in caplog.records if each.exc_info]
+
+
 _PROGRAM = """
 import socket, sys
 sys.path.insert(0, sys.argv[1])
@@ -173,12 +190,12 @@ def test_a_signal_stops_it_within_two_seconds(number: signal.Signals) -> None:
     begin = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate(timeout=10)
-    # Most of it is the second in which requests may be finished.
+    # Most of it is the time in which requests may be finished.
     assert time.monotonic() - begin < 2
     assert process.returncode == number
     assert errors == ""
     for connection in connections[:2]:
-        answer = connection.recv(4096)
+        answer = rest_of(connection)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert error_of(answer) == "the server was stopped"
     for connection in connections:

@@ -106,6 +106,15 @@ def test_wrong_options(
     fails(["serve", str(run), "--port", "0", *options], 2, text, capsys)
 
 
+def test_words_of_other_tools(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(["serve"], 2, "cnnforge serve needs a run; latest is the newest run; type: ", capsys)
+    text = f"type: cnnforge serve {run} --port 9000"
+    fails(["serve", "--model", str(run), "-p", "9000"], 2, text, capsys)
+    fails(["serve", str(run), "data", "--port", "9000"], 2, text, capsys)
+    fails(["gradio", str(run)], 2, f"type: cnnforge serve {run}", capsys)
+    fails(["serve", str(run), "--share"], 2, "--host 0.0.0.0", capsys)
+
+
 def test_missing_packages(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
