@@ -23,6 +23,8 @@ COMMANDS = _by_name(
         "infer inference detect classify label run prediction": "predict",
         "benchmark profile speed": "bench",
         "list ls history experiments": "runs",
+        "diff significance ab": "compare",
+        "tune tuner hpo hyperparameters optimize search": "sweep",
         "models datasets layers": "plugins",
         "check checks env info diagnose": "doctor",
         "resume continue": "train --resume",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cnnforge.comparing.comparison import Comparison, Flip, Group, shown_p
+from cnnforge.comparing.comparison import Comparison, Flip, Group
 from cnnforge.comparing.differences import Difference
+from cnnforge.comparing.history import history
+from cnnforge.comparing.statistics import shown_p
 from cnnforge.errors import CnnforgeError
 from cnnforge.pages import escape, page
 from cnnforge.pages.parts import Section, Series, chart, facts, paragraphs, table
 from cnnforge.reports.thumbnails import thumbnail
-from cnnforge.runs import METRICS
 from cnnforge.utils.atomic_files import write_text
 
 _MAX_PICTURES = 48
@@ -198,7 +198,7 @@ def _classes(found: Comparison) -> Section:
 def _curves(found: Comparison) -> Section:
     metric, series = found.metric, []
     for group, kind in ((found.first, "first"), (found.second, "second")):
-        points = _history(group.runs[0].path / METRICS, f"val_{metric.name}")
+        points = history(group.runs[0].path, metric.name)
         if points:
             series.append(Series(f"{group.name}, {group.runs[0].path.name}", points, kind))
     if not series:
@@ -211,16 +211,6 @@ def _curves(found: Comparison) -> Section:
         "muted",
     )
     return Section("curves", "Curves", made + note)
-
-
-def _history(path: Path, column: str) -> list[tuple[float, float]]:
-    """Read a column of `metrics.csv`; nothing if the file is missing or damaged."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [(float(row["epoch"]), float(row[column])) for row in rows if row.get(column)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return []
 
 
 def _runs(found: Comparison) -> Section:
