@@ -73,7 +73,7 @@ def _summary(found: Comparison) -> str:
     for group in (found.first, found.second):
         spread = "" if group.spread is None else f", std {metric.text(group.spread)}"
         count = "1 run" if len(group.runs) == 1 else f"{len(group.runs)} runs"
-        names = ", ".join(run.path.name for run in group.runs[:_NAMED])
+        names = ", ".join("/".join(run.path.parts[-2:]) for run in group.runs[:_NAMED])
         more = ", ..." if len(group.runs) > _NAMED else ""
         tiles.append(
             f'<div class="tile"><p class="muted">{group.name}: {escape(metric.title)}, {count}'
@@ -96,17 +96,31 @@ def _summary(found: Comparison) -> str:
     panel = f'<div class="panel"><p>Notes</p><ul>{notes}</ul></div>' if notes else ""
     return (
         f"<h1>{escape(_title(found))}</h1>"
-        f'<p class="verdict"><strong>{escape(found.verdict)}</strong></p>'
+        f'<p class="verdict"><strong>{_unbroken(found.verdict)}</strong></p>'
         f'<div class="columns">{"".join(tiles)}</div>{facts(pairs)}{panel}'
     )
 
 
+def _unbroken(text: str) -> str:
+    """Return a text as HTML in which no line ends inside of `p = 0.03`."""
+    made = escape(text)
+    for sign in ("=", escape("<")):
+        made = made.replace(f"p {sign} ", f"p&nbsp;{sign}&nbsp;")
+    return made
+
+
 def _title(found: Comparison) -> str:
-    names = []
-    for group in (found.first, found.second):
-        path = group.runs[0].path
-        names.append(path.name if len(group.runs) == 1 else path.parent.name or path.name)
+    groups = (found.first, found.second)
+    names = [_name(group, 1) for group in groups]
+    if names[0] == names[1]:
+        names = [_name(group, 2) for group in groups]
     return f"{names[0]} and {names[1]}"
+
+
+def _name(group: Group, parts: int) -> str:
+    """Return the last parts of the path of a run, or of the folder of several runs."""
+    path = group.runs[0].path.absolute()
+    return "/".join((path if len(group.runs) == 1 else path.parent).parts[-parts:])
 
 
 def _flips(found: Comparison) -> Section:

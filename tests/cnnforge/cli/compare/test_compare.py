@@ -72,7 +72,8 @@ def make(folder: Path) -> Callable[..., Path]:
         KeptSplit(own, rest).write(run)
         run.write_config({"model": "toy", "data": reference, **changed}, {"monitor": "accuracy"})
         run.write_json("classes.json", list(classes))
-        rows = [[1, 0.9, 0.5], [2, 0.5, 0.75]]
+        values = (0.5, 0.75, 0.8, 0.82, 0.81, 0.83)
+        rows = [[epoch, 1 - value, value] for epoch, value in enumerate(values, 1)]
         run.write_csv("metrics.csv", ["epoch", "val_loss", "val_accuracy"], rows)
         if model:
             value_model(threshold, len(classes)).save(run.model)
@@ -112,7 +113,8 @@ def test_only_pictures_that_no_run_was_trained_on_count(runs, capsys) -> None:
     assert found["differ"]
     assert found["verdict"].startswith("They differ, and A is better: on 45 pictures the accuracy")
     # 20 pictures flip, all to the side of A.
-    assert found["tests"] == [{"name": "McNemar's exact test", "p": 2 / 2**20}]
+    assert found["tests"][0] == {"name": "McNemar's exact test", "p": 2 / 2**20}
+    assert found["tests"][1]["name"] == "with the fluctuation of the last epochs"
     assert found["difference"]["mean"] == pytest.approx(-20 / 45)
     assert found["difference"]["high"] < 0
     assert found["both_right"] == 25
@@ -254,13 +256,15 @@ def test_one_side_of_the_flips_can_be_chosen(page: Path) -> None:
         found.push({SHOWN}, byId("flipped").textContent, button.getAttribute("aria-pressed"));
       }}
       const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
-      return [...found, wide];
+      const facts = [...document.querySelectorAll("dl.facts dd")].map((each) => each.clientWidth);
+      return [...found, wide, Math.min(...facts) > 100];
     """
     assert run_in_page(page, script, width=360) == [
         *(20, 20, "20 of 20 shown pictures.", "true"),
         *(20, "20 of 20 shown pictures.", "true"),
         *(0, "0 of 20 shown pictures.", "true"),
         False,
+        True,
     ]
 
 
