@@ -212,6 +212,24 @@ def test_other_data_of_a_run_are_said(make, runs, capsys) -> None:
     assert any("not all runs were trained on" in note for note in found["notes"])
 
 
+def test_data_that_are_gone_can_be_named(make, folder: Path, runs, capsys) -> None:
+    gone = make("gone", 61, reference="images:/nowhere")
+    error = refused(capsys, 2, gone, runs["a"])
+    assert "the data of the run" in error
+    assert "name their new place with --data" in error
+    found = compared(capsys, gone, runs["a"], "--data", folder / "data")
+    assert found["samples"]["compared"] == 50
+
+
+def test_a_run_that_has_not_kept_its_split_is_said(make, runs, capsys) -> None:
+    old = make("old", 61)
+    (old / "split.csv").unlink()
+    found = compared(capsys, runs["a"], old)
+    # The data are split again, a fifth for validation; some of it was in the training of A.
+    assert 0 < found["samples"]["compared"] <= 12
+    assert any("has not kept which images" in note for note in found["notes"])
+
+
 def test_pictures_that_each_run_knows_cannot_be_compared(make, runs, capsys) -> None:
     every = make("every", 59, range(5, 60))
     error = refused(capsys, 2, runs["a"], every)
