@@ -24,6 +24,8 @@ COMMANDS = _by_name(
         "benchmark profile speed": "bench",
         "server webapp web gradio host": "serve",
         "list ls history experiments": "runs",
+        "diff significance ab": "compare",
+        "tune tuner hpo hyperparameters optimize search": "sweep",
         "models datasets layers": "plugins",
         "check checks env info diagnose": "doctor",
         "resume continue": "train --resume",

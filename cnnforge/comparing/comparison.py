@@ -15,9 +15,18 @@ from cnnforge.comparing.differences import (
     configuration_differences,
     environment_differences,
 )
+from cnnforge.comparing.history import fluctuation
 from cnnforge.comparing.samples import CommonSamples, ComparedRun, common_samples
 from cnnforge.comparing.scores import Scores, compared_metric, score, with_known_classes
-from cnnforge.comparing.statistics import Test, interval, mcnemar, sign_flips, spread_test
+from cnnforge.comparing.statistics import (
+    SignificanceTest,
+    interval,
+    mcnemar,
+    shown_p,
+    sign_flips,
+    spread_test,
+    with_fluctuation,
+)
 from cnnforge.errors import UsageError
 from cnnforge.prediction.samples import Part
 from cnnforge.tasks import Metric
@@ -137,7 +146,7 @@ class Comparison:
     common: CommonSamples
     first: Group
     second: Group
-    tests: Sequence[Test]
+    tests: Sequence[SignificanceTest]
     difference: tuple[float, float, float]
     flips: Sequence[Flip]
     both: int | None
@@ -238,7 +247,7 @@ def compare_runs(
     scores = [score(each, metric) for each in common.of_runs]
     a = Group("A", first, scores[: len(first)])
     b = Group("B", second, scores[len(first) :])
-    tests, difference = _tests(a, b)
+    tests, difference = _tests(a, b, metric)
     configuration = configuration_differences(
         [each.options for each in first], [each.options for each in second]
     )
@@ -260,11 +269,6 @@ def compare_runs(
     )
 
 
-def shown_p(p: float) -> str:
-    """Return a probability of a test as a short text, such as `"p = 0.74"`."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
-
-
 def _check_tasks(runs: Sequence[ComparedRun]) -> None:
     tasks = runs[0].plugins.tasks
     for each in runs[1:]:
@@ -276,7 +280,9 @@ def _check_tasks(runs: Sequence[ComparedRun]) -> None:
             )
 
 
-def _tests(first: Group, second: Group) -> tuple[list[Test], tuple[float, float, float]]:
+def _tests(
+    first: Group, second: Group, metric: Metric
+) -> tuple[list[SignificanceTest], tuple[float, float, float]]:
     """Return the tests, and the difference of the metric with its interval."""
     tests = []
     single = len(first.runs) == len(second.runs) == 1
@@ -293,9 +299,13 @@ def _tests(first: Group, second: Group) -> tuple[list[Test], tuple[float, float,
     else:
         middle = [_median(group) for group in (first, second)]
         found = middle[0].numbers.difference(middle[1].numbers, _DRAWS)
-        tests.append(Test("paired bootstrap over the pictures", found.p))
+        tests.append(SignificanceTest("paired bootstrap over the pictures", found.p))
         difference = found.mean, found.low, found.high
-    spread = spread_test(first.values, second.values)
+    if single:
+        found = [fluctuation(group.runs[0].path, metric.name) for group in (first, second)]
+        spread = with_fluctuation(difference, found[0], found[1])
+    else:
+        spread = spread_test(first.values, second.values)
     return [*tests, *([] if spread is None else [spread])], difference
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cnnforge.comparing.comparison import Comparison, Flip, Group, shown_p
+from cnnforge.comparing.comparison import Comparison, Flip, Group
 from cnnforge.comparing.differences import Difference
+from cnnforge.comparing.history import history
+from cnnforge.comparing.statistics import shown_p
 from cnnforge.errors import CnnforgeError
 from cnnforge.pages import escape, page
 from cnnforge.pages.parts import Section, Series, chart, facts, paragraphs, table
 from cnnforge.reports.thumbnails import thumbnail
-from cnnforge.runs import METRICS
 from cnnforge.utils.atomic_files import write_text
 
 _MAX_PICTURES = 48
@@ -73,7 +73,7 @@ def _summary(found: Comparison) -> str:
     for group in (found.first, found.second):
         spread = "" if group.spread is None else f", std {metric.text(group.spread)}"
         count = "1 run" if len(group.runs) == 1 else f"{len(group.runs)} runs"
-        names = ", ".join(run.path.name for run in group.runs[:_NAMED])
+        names = ", ".join("/".join(run.path.parts[-2:]) for run in group.runs[:_NAMED])
         more = ", ..." if len(group.runs) > _NAMED else ""
         tiles.append(
             f'<div class="tile"><p class="muted">{group.name}: {escape(metric.title)}, {count}'
@@ -96,17 +96,31 @@ def _summary(found: Comparison) -> str:
     panel = f'<div class="panel"><p>Notes</p><ul>{notes}</ul></div>' if notes else ""
     return (
         f"<h1>{escape(_title(found))}</h1>"
-        f'<p class="verdict"><strong>{escape(found.verdict)}</strong></p>'
+        f'<p class="verdict"><strong>{_unbroken(found.verdict)}</strong></p>'
         f'<div class="columns">{"".join(tiles)}</div>{facts(pairs)}{panel}'
     )
 
 
+def _unbroken(text: str) -> str:
+    """Return a text as HTML in which no line ends inside of `p = 0.03`."""
+    made = escape(text)
+    for sign in ("=", escape("<")):
+        made = made.replace(f"p {sign} ", f"p&nbsp;{sign}&nbsp;")
+    return made
+
+
 def _title(found: Comparison) -> str:
-    names = []
-    for group in (found.first, found.second):
-        path = group.runs[0].path
-        names.append(path.name if len(group.runs) == 1 else path.parent.name or path.name)
+    groups = (found.first, found.second)
+    names = [_name(group, 1) for group in groups]
+    if names[0] == names[1]:
+        names = [_name(group, 2) for group in groups]
     return f"{names[0]} and {names[1]}"
+
+
+def _name(group: Group, parts: int) -> str:
+    """Return the last parts of the path of a run, or of the folder of several runs."""
+    path = group.runs[0].path.absolute()
+    return "/".join((path if len(group.runs) == 1 else path.parent).parts[-parts:])
 
 
 def _flips(found: Comparison) -> Section:
@@ -198,7 +212,7 @@ def _classes(found: Comparison) -> Section:
 def _curves(found: Comparison) -> Section:
     metric, series = found.metric, []
     for group, kind in ((found.first, "first"), (found.second, "second")):
-        points = _history(group.runs[0].path / METRICS, f"val_{metric.name}")
+        points = history(group.runs[0].path, metric.name)
         if points:
             series.append(Series(f"{group.name}, {group.runs[0].path.name}", points, kind))
     if not series:
@@ -211,16 +225,6 @@ def _curves(found: Comparison) -> Section:
         "muted",
     )
     return Section("curves", "Curves", made + note)
-
-
-def _history(path: Path, column: str) -> list[tuple[float, float]]:
-    """Read a column of `metrics.csv`; nothing if the file is missing or damaged."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [(float(row["epoch"]), float(row[column])) for row in rows if row.get(column)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return []
 
 
 def _runs(found: Comparison) -> Section:

@@ -13,6 +13,7 @@ from cnnforge.data import Dataset, Samples, Split
 from cnnforge.errors import UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction import Predictor, RunData, open_samples
+from cnnforge.prediction.joined_samples import joined
 from cnnforge.prediction.samples import Part
 
 Key = tuple[str, bytes]
@@ -159,12 +160,15 @@ def _open(run: ComparedRun, reference: str, part: Part) -> _Opened:
             f"the data of the run {run.path} cannot be opened: {error}; if they have moved, name "
             "their new place with --data"
         ) from error
-    dataset, samples = found.dataset, found.samples
+    dataset, samples, indices = found.dataset, found.samples, found.indices
+    if part == "validation" and samples is dataset.validation:
+        # The data were split again. The training samples are in the data, too.
+        samples, indices = joined(dataset), indices + len(dataset.train)
     keys = _keys(dataset, samples, part)
     place = {key: number for number, key in enumerate(keys)}
     kept = run.data.split
     if kept is None or not all(digest for _, digest in keys):
-        return _Opened(dataset, samples, keys, place, {keys[i] for i in found.indices}, True)
+        return _Opened(dataset, samples, keys, place, {keys[i] for i in indices}, True)
     # The labels play no part here.
     origin = kept.find(
         Split(np.zeros(len(keys)), [name for name, _ in keys], [digest for _, digest in keys])

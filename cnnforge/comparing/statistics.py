@@ -19,7 +19,7 @@ _TOGETHER = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class SignificanceTest:
     """The result of a statistical test.
 
     Attributes:
@@ -40,7 +40,7 @@ class Test:
         return {"name": self.name, "p": self.p}
 
 
-def mcnemar(only_first: int, only_second: int) -> Test:
+def mcnemar(only_first: int, only_second: int) -> SignificanceTest:
     """Test whether two models are right equally often, from paired answers.
 
     Only the samples count on which one model is right and the other is wrong (Q. McNemar, "Note on
@@ -56,12 +56,12 @@ def mcnemar(only_first: int, only_second: int) -> Test:
     if total > _MAX_EXACT:
         distance = max(0, abs(only_first - only_second) - 1)
         p = math.erfc(distance / math.sqrt(2 * total))
-        return Test("McNemar's test", p)
+        return SignificanceTest("McNemar's test", p)
     tail = sum(math.comb(total, count) for count in range(min(only_first, only_second) + 1))
-    return Test("McNemar's exact test", min(1.0, 2 * tail / 2**total))
+    return SignificanceTest("McNemar's exact test", min(1.0, 2 * tail / 2**total))
 
 
-def sign_flips(differences: np.ndarray) -> Test:
+def sign_flips(differences: np.ndarray) -> SignificanceTest:
     """Test whether the mean of paired differences is zero.
 
     Without a difference between the models, each sign is positive or negative with equal
@@ -73,7 +73,7 @@ def sign_flips(differences: np.ndarray) -> Test:
     """
     known = differences[differences != 0]
     if not len(known):
-        return Test("paired sign-flip test", 1.0)
+        return SignificanceTest("paired sign-flip test", 1.0)
     random, seen = np.random.default_rng(0), abs(known.sum()) * (1 - 1e-12)
     rows = max(1, _TOGETHER // len(known))
     beyond, left = 0, _DRAWS
@@ -81,10 +81,10 @@ def sign_flips(differences: np.ndarray) -> Test:
         signs = random.integers(0, 2, (min(rows, left), len(known)), np.int8) * 2 - 1
         beyond += int(np.count_nonzero(np.abs(signs @ known) >= seen))
         left -= len(signs)
-    return Test("paired sign-flip test", (1 + beyond) / (1 + _DRAWS))
+    return SignificanceTest("paired sign-flip test", (1 + beyond) / (1 + _DRAWS))
 
 
-def spread_test(first: Sequence[float], second: Sequence[float]) -> Test | None:
+def spread_test(first: Sequence[float], second: Sequence[float]) -> SignificanceTest | None:
     """Test whether the means of two groups of runs differ: Student's t-test with equal variances.
 
     Args:
@@ -110,7 +110,33 @@ def spread_test(first: Sequence[float], second: Sequence[float]) -> Test | None:
     else:
         t = distance / error
         p = _beta_share(freedom / (freedom + t * t), freedom / 2, 0.5)
-    return Test("t-test over the runs", p)
+    return SignificanceTest("t-test over the runs", p)
+
+
+def with_fluctuation(
+    difference: tuple[float, float, float], first: float | None, second: float | None
+) -> SignificanceTest | None:
+    """Test a difference between two runs, with an estimate of what the seed changes.
+
+    Args:
+        difference: The difference and the ends of its 95 % interval, which holds for other samples.
+        first: The fluctuation of the first run, a standard deviation; `None` if it is unknown. Then
+            that of the second run is used.
+        second: The same for the second run.
+
+    Returns:
+        The test; `None` if both are unknown.
+    """
+    known = [each for each in (first, second) if each is not None]
+    if not known:
+        return None
+    mean, low, high = difference
+    variance = ((high - low) / (2 * 1.96)) ** 2
+    variance += 2 * statistics.fmean(each**2 for each in known)
+    p = 1.0 if mean == 0 else 0.0
+    if variance > 0:
+        p = math.erfc(abs(mean) / math.sqrt(2 * variance))
+    return SignificanceTest("with the fluctuation of the last epochs", p)
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:
@@ -125,6 +151,11 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
     mean = float(differences.mean())
     half = 1.96 * float(differences.std()) / math.sqrt(len(differences))
     return mean, mean - half, mean + half
+
+
+def shown_p(p: float) -> str:
+    """Return a probability of a test as a short text, such as `"p = 0.74"`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def _beta_share(x: float, a: float, b: float) -> float:

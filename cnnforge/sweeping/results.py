@@ -64,9 +64,9 @@ class SweepResult:
         folder: The folder of the sweep.
         metric: The metric of its trials.
         trials: The trials in their order.
-        importance: How much the values of each dimension in the best quarter of the trials differ
-            from those of all trials (PED-ANOVA), by name, as shares that add up to 1, the largest
-            first; empty if fewer than four trials are done.
+        importance: Share of each dimension, by name, the largest first. It is large if the values
+            in the best quarter of the trials differ much from those of all trials (PED-ANOVA).
+            Empty if fewer than four trials are done.
         best: The best trial that is done, or `None`.
     """
 

@@ -159,18 +159,10 @@ def _show(found: Comparison) -> None:
         ]
         _render.table(["class", "n", "A", "B", "points"], cells)
     if found.flips:
-        shown = found.flips[:_MAX_SHOWN]
-        cells = [
-            [
-                printable(flip.name),
-                printable(flip.truth),
-                printable(flip.first),
-                printable(flip.second),
-            ]
-            for flip in shown
-        ]
-        only = [sum(flip.better == name for flip in found.flips) for name in ("A", "B")]
-        title = f"only A is right on {only[0]} pictures, only B on {only[1]}"
+        sides = [[flip for flip in found.flips if flip.better == name] for name in ("A", "B")]
+        shown = [flip for side in sides for flip in side[: _MAX_SHOWN // 2]]
+        cells = [[printable(text) for text in flip[1:5]] for flip in shown]
+        title = f"only A is right on {len(sides[0])} pictures, only B on {len(sides[1])}"
         _render.table(["picture", "truth", "A", "B"], cells, title=title)
         if len(shown) < len(found.flips):
             _render.message(
@@ -183,4 +175,4 @@ def _show(found: Comparison) -> None:
         if differences:
             cells = [[each.name, each.first, each.second] for each in differences]
             _render.table([title, "A", "B"], cells)
-    typer.echo(found.verdict)
+    _render.result(found.verdict)

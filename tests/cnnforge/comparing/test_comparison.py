@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from detection_samples import judged
 
-from cnnforge.comparing.comparison import Comparison, Group, compare_runs, shown_p
+from cnnforge.comparing.comparison import Comparison, Group, compare_runs
 from cnnforge.comparing.differences import configuration_differences, environment_differences
 from cnnforge.comparing.samples import ComparedRun
 from cnnforge.comparing.scores import Scores, compared_metric, score
+from cnnforge.comparing.statistics import SignificanceTest, shown_p
 from cnnforge.errors import RunError, UsageError
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.tasks import LOSS, Evaluation, Metric, Task
@@ -164,15 +165,13 @@ def test_a_group_is_right_if_most_of_its_runs_are() -> None:
     ],
 )
 def test_the_verdict_is_one_sentence(best: Any, p: float, expected: str) -> None:
-    from cnnforge.comparing.statistics import Test
-
     common: Any = [None] * 1234
     found = Comparison(
         Metric("accuracy", "accuracy", "acc", best, percent=True),
         common,
         group("A", 0.5, right=[[1, 1, 0, 0]]),
         group("B", 0.75, right=[[1, 1, 0, 1]]),
-        [Test("first test", 0.001), Test("second test", p)],
+        [SignificanceTest("first test", 0.001), SignificanceTest("second test", p)],
         (0.25, 0.1, 0.4),
         [],
         2,

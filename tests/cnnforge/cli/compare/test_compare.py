@@ -72,7 +72,8 @@ def make(folder: Path) -> Callable[..., Path]:
         KeptSplit(own, rest).write(run)
         run.write_config({"model": "toy", "data": reference, **changed}, {"monitor": "accuracy"})
         run.write_json("classes.json", list(classes))
-        rows = [[1, 0.9, 0.5], [2, 0.5, 0.75]]
+        values = (0.5, 0.75, 0.8, 0.82, 0.81, 0.83)
+        rows = [[epoch, 1 - value, value] for epoch, value in enumerate(values, 1)]
         run.write_csv("metrics.csv", ["epoch", "val_loss", "val_accuracy"], rows)
         if model:
             value_model(threshold, len(classes)).save(run.model)
@@ -112,7 +113,8 @@ def test_only_pictures_that_no_run_was_trained_on_count(runs, capsys) -> None:
     assert found["differ"]
     assert found["verdict"].startswith("They differ, and A is better: on 45 pictures the accuracy")
     # 20 pictures flip, all to the side of A.
-    assert found["tests"] == [{"name": "McNemar's exact test", "p": 2 / 2**20}]
+    assert found["tests"][0] == {"name": "McNemar's exact test", "p": 2 / 2**20}
+    assert found["tests"][1]["name"] == "with the fluctuation of the last epochs"
     assert found["difference"]["mean"] == pytest.approx(-20 / 45)
     assert found["difference"]["high"] < 0
     assert found["both_right"] == 25
@@ -210,6 +212,24 @@ def test_other_data_of_a_run_are_said(make, runs, capsys) -> None:
     assert any("not all runs were trained on" in note for note in found["notes"])
 
 
+def test_data_that_are_gone_can_be_named(make, folder: Path, runs, capsys) -> None:
+    gone = make("gone", 61, reference="images:/nowhere")
+    error = refused(capsys, 2, gone, runs["a"])
+    assert "the data of the run" in error
+    assert "name their new place with --data" in error
+    found = compared(capsys, gone, runs["a"], "--data", folder / "data")
+    assert found["samples"]["compared"] == 50
+
+
+def test_a_run_that_has_not_kept_its_split_is_said(make, runs, capsys) -> None:
+    old = make("old", 61)
+    (old / "split.csv").unlink()
+    found = compared(capsys, runs["a"], old)
+    # The data are split again, a fifth for validation; some of it was in the training of A.
+    assert 0 < found["samples"]["compared"] <= 12
+    assert any("has not kept which images" in note for note in found["notes"])
+
+
 def test_pictures_that_each_run_knows_cannot_be_compared(make, runs, capsys) -> None:
     every = make("every", 59, range(5, 60))
     error = refused(capsys, 2, runs["a"], every)
@@ -254,13 +274,15 @@ def test_one_side_of_the_flips_can_be_chosen(page: Path) -> None:
         found.push({SHOWN}, byId("flipped").textContent, button.getAttribute("aria-pressed"));
       }}
       const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
-      return [...found, wide];
+      const facts = [...document.querySelectorAll("dl.facts dd")].map((each) => each.clientWidth);
+      return [...found, wide, Math.min(...facts) > 100];
     """
     assert run_in_page(page, script, width=360) == [
         *(20, 20, "20 of 20 shown pictures.", "true"),
         *(20, "20 of 20 shown pictures.", "true"),
         *(0, "0 of 20 shown pictures.", "true"),
         False,
+        True,
     ]
 
 

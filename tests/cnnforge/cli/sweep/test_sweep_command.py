@@ -1,13 +1,16 @@
 """`cnnforge sweep`: one real sweep, and wrong inputs."""
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnnforge.cli import main
+from cnnforge.cli.sweep import worker
 from cnnforge.runs import RunDirectory
 from cnnforge.runs.listing import FINISHED, list_runs
 from cnnforge.sweeping import storage
@@ -27,6 +30,35 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
+class Orders:
+    """Stands for the sweep of a worker, and keeps its answers."""
+
+    def __init__(self, go_on: bool) -> None:
+        self.stop, self.answers, self._go_on = threading.Event(), [], go_on
+
+    def next(self) -> dict[str, Any]:
+        return {"go_on": self._go_on}
+
+    def tell(self, **answer: Any) -> None:
+        self.answers.append(answer)
+
+
+def check_that_a_run_is_continued(run: Path, value: float) -> None:
+    """A worker gets the run of a worker that was killed after the last epoch."""
+    order = {"train": {}, "resume": str(run), "metric": "accuracy"}
+    sweep: Any = Orders(True)
+    worker._train(sweep, order)
+    assert sweep.answers == [
+        {"run": str(run)},
+        {"epoch": 1, "epochs": 1, "value": pytest.approx(value)},
+        {"done": pytest.approx(value)},
+    ]
+    sweep = Orders(False)
+    with pytest.raises(worker._Pruned):
+        worker._train(sweep, order)
+    assert "done" not in sweep.answers[-1]
+
+
 def test_a_sweep_trains_ordinary_runs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The best configuration, trained again, gives the value of the sweep."""
     fixed = ["lenet", "--data", str(data), "--epochs", "1", "--kernels", "keras"]
@@ -41,6 +73,7 @@ def test_a_sweep_trains_ordinary_runs(data: Path, capsys: pytest.CaptureFixture[
     options, _ = RunDirectory(Path("s") / best["run"]).read_config()
     assert options["learning_rate"] == best["options"]["learning_rate"]
     assert options["split_seed"] == 0
+    check_that_a_run_is_continued(Path("s") / best["run"], best["value"])
     # Nothing is left to do, so no process is started.
     assert main(command) == 0
     captured = capsys.readouterr()
