@@ -48,6 +48,7 @@ CONTENTS = {
         "docs/detection-data",
         "docs/troubleshooting",
         "docs/inference",
+        "docs/export",
         "docs/results",
     ],
     "Extend": [
