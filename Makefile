@@ -246,6 +246,8 @@ dist: $(TEST_INSTALLED) $(TWINE)/.installed
 	$(DIST_BIN)/python -m pip install --quiet $(if $(DIST_FULL),,--no-deps --ignore-installed) \
 		dist/*.whl
 	rm -rf build/dist-runs && mkdir -p build/dist-runs
+	cd build/dist-runs && $(DIST_BIN)/python -c \
+		"import cnnforge, sys; assert cnnforge.__file__.startswith(sys.prefix), cnnforge.__file__"
 	cd build/dist-runs && $(DIST_BIN)/cnnforge --version
 	cd build/dist-runs && $(DIST_BIN)/cnnforge train lenet --epochs 1
 	cd build/dist-runs && $(DIST_BIN)/cnnforge predict latest mnist5k --limit 4

@@ -65,6 +65,7 @@ CONTENTS = {
         "docs/troubleshooting",
         "docs/inference",
         "docs/serve",
+        "docs/export",
         "docs/results",
     ],
     "Extend": [

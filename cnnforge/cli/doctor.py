@@ -236,7 +236,7 @@ def _cache_directory() -> str:
 
 
 def _lock() -> dict[str, Any] | None:
-    """Compare the installed packages with the lock file; return `None` if there is none."""
+    """Compare the installed packages with the lock file; return `None` without such a file."""
     from cnnforge.utils.lock_file import find_lock_file, other_versions
 
     path = find_lock_file()

@@ -233,7 +233,7 @@ def _quantization(
 def _validation_images(
     trained_on: RunData, plugins: Plugins, shape: tuple[int, int, int]
 ) -> tuple[_Images | None, str]:
-    """Read validation images. Return them, or the reason why there are none."""
+    """Read validation images. Return them, or `None` and the reason."""
     try:
         inputs = open_samples(
             trained_on.reference,

@@ -65,11 +65,11 @@ def _foreign(config: Any) -> Iterator[str]:
     if isinstance(config, dict):
         module = config.get("module")
         if isinstance(module, str) and "class_name" in config:
-            name = config["class_name"]
-            if name == "function":
-                name = config.get("config")
-            if module.partition(".")[0] not in _KNOWN:
-                yield f"{module}.{name}"
+            # Keras keeps a registered function as `package>name`, without its module.
+            if config["class_name"] == "function" and ">" in str(config.get("config")):
+                yield str(config["config"])
+            elif module.partition(".")[0] not in _KNOWN:
+                yield f"{module}.{config['class_name']}"
         for value in config.values():
             yield from _foreign(value)
     elif isinstance(config, list | tuple):

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import cnnforge
 from cnnforge.utils.environment import versions
 
 FILE_NAME = "requirements.lock"
@@ -32,7 +31,7 @@ def find_lock_file() -> Path | None:
     Returns:
         The path; `None` if there is no such file.
     """
-    package = Path(cnnforge.__file__).parent
+    package = Path(__file__).parents[1]
     places = [package / FILE_NAME, package.parent / FILE_NAME]
     return next((path for path in places if path.is_file()), None)
 

@@ -1,4 +1,4 @@
-"""What belongs to a release agrees: the version, the citation and the lock file."""
+"""The version, the citation and the lock file of a release agree."""
 
 import re
 import tomllib

@@ -173,6 +173,7 @@ def test_t32_a_layer_that_cannot_be_lowered(
     run: Path,
     write_plugin: Callable[..., str],
     tmp_path: Path,
+    same_process: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -200,7 +201,8 @@ def test_t32_a_layer_that_cannot_be_lowered(
     # A function of a plugin is code, too.
     complete(RunDirectory(run), small(layers.Dense(3, activation=plus_one, name="odd")))
     assert main([*command, "--force"]) == 2
-    assert "the layer 'odd' cannot be lowered" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the layer 'odd' cannot be lowered to stock Keras layers: acme_export>plus_one" in error
 
 
 def test_an_older_export_is_replaced_only_with_force(
