@@ -1,4 +1,4 @@
-"""What commands draw on a terminal, and that they draw nothing elsewhere."""
+"""Commands draw on a terminal, and nothing elsewhere."""
 
 import json
 import re
