@@ -12,6 +12,8 @@ import pytest
 
 from cnnforge.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PLUGIN = '''
 """A small model, data with a test part, and a layer on kernels of its own."""
 

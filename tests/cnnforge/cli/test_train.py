@@ -23,6 +23,8 @@ from cnnforge.cli import main
 from cnnforge.runs import RunDirectory
 from cnnforge.training.state import StateStore
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PLUGIN = '''
 """A small model and small data."""
 
