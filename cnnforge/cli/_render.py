@@ -100,7 +100,7 @@ def no_pictures() -> str:
     if console.no_color:
         return "the environment variable NO_COLOR is set"
     if console.color_system not in ("256", "truecolor"):
-        return "the terminal has less than 256 colors, as TERM and COLORTERM say"
+        return "the terminal has fewer than 256 colors, as TERM and COLORTERM say"
     if not shows_unicode(console.file):
         return "the encoding of stdout has no block characters"
     return ""

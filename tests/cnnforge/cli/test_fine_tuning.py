@@ -13,6 +13,8 @@ from PIL import Image
 from cnnforge.cli import main
 from cnnforge.plugin import PretrainedWeights
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 OPTIONS = ("--kernels", "keras", "--batch-size", "4")
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from cnnforge.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PLUGIN = '''
 """A small model, data with a test part, and a layer on kernels of its own."""
 
@@ -89,6 +91,15 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("plugin") / "acme_long.py"
     path.write_text(PLUGIN)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(plugin: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of one epoch; to be left as it is."""
+    output = tmp_path_factory.mktemp("finished")
+    arguments = ["train", "small", "--data", "toy", "--kernels", "keras", "--epochs", "1"]
+    assert main([*arguments, "--output", str(output), "--plugin", plugin]) == 0
+    return str(output / "small-toy-001")
 
 
 class Said:
@@ -258,11 +269,13 @@ def test_an_interrupted_repetition_says_how_to_go_on(
         (("--repeat", "2", "--seed", str(2**32 - 1)), "seed must be 0 to 4294967295"),
     ],
 )
-def test_wrong_repetitions(command: Command, tmp_path: Path, arguments, message) -> None:
-    run = command("train", "--epochs", "1", "--json").json["run"]
-    said = command("train", *(run if it == "RUN" else it for it in arguments), code=2)
+def test_wrong_repetitions(
+    command: Command, finished: str, tmp_path: Path, arguments, message
+) -> None:
+    said = command("train", *(finished if it == "RUN" else it for it in arguments), code=2)
     assert message in said.err
-    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert not (tmp_path / "runs").exists()
+    assert len(list(Path(finished).parent.glob("small-*"))) == 1
 
 
 def events(run: str) -> list[tuple[int, dict[str, float]]]:
@@ -334,9 +347,8 @@ def test_a_test_part_is_evaluated_at_the_end(command: Command, tmp_path: Path) -
         (("--part", "tests"), "part must be validation or test, got 'tests'; did you mean 'test'?"),
     ],
 )
-def test_a_part_that_is_not_there(command: Command, arguments, message) -> None:
-    run = command("train", "--epochs", "1", "--json").json["run"]
-    assert message in command("evaluate", run, *arguments, code=2).err
+def test_a_part_that_is_not_there(command: Command, finished: str, arguments, message) -> None:
+    assert message in command("evaluate", finished, *arguments, code=2).err
 
 
 def test_verify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,12 +370,11 @@ def test_verify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failed.json["passed"] is False
 
 
-def test_verify_of_a_model_without_kernels(command: Command) -> None:
-    run = command("train", "--epochs", "1", "--json").json["run"]
-    assert "no layer of the model runs on Numba kernels" in command("verify", run).out
-    found = command("verify", run, "--json").json
+def test_verify_of_a_model_without_kernels(command: Command, finished: str) -> None:
+    assert "no layer of the model runs on Numba kernels" in command("verify", finished).out
+    found = command("verify", finished, "--json").json
     assert found.pop("plan").startswith("differs from Keras by ")
-    assert found == {"run": run, "passed": True, "layers": []}
+    assert found == {"run": finished, "passed": True, "layers": []}
 
 
 def test_verify_of_nothing(command: Command, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from cnnforge.cli import main
 from cnnforge.runs import RunDirectory
 from cnnforge.training.state import StateStore
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PLUGIN = '''
 """A small model and small data."""
 
@@ -843,6 +845,9 @@ def test_a_file_that_cannot_be_written_costs_no_other(
             f"saved; to write it again, type 'cnnforge train --resume {run}'"
         )
     assert all((run / name).is_file() for name in ACCESSORIES if name not in names)
+    if names != ACCESSORIES:
+        return
+    # Once there is nothing in the way, all are written.
     for name in names:
         (run / name).rmdir()
     assert _report_again(run, capsys) == []

@@ -1,4 +1,4 @@
-"""What commands draw on a terminal, and that they draw nothing elsewhere."""
+"""Commands draw on a terminal, and nothing elsewhere."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_the_first_twelve_are_shown(run: Path, data: Path, capsys: Any) -> None:
     ("variables", "reason"),
     [
         ({"NO_COLOR": "1"}, "the environment variable NO_COLOR is set"),
-        ({"TERM": "xterm"}, "the terminal has less than 256 colors"),
+        ({"TERM": "xterm"}, "the terminal has fewer than 256 colors"),
         ({"FORCE_COLOR": "", "TTY_COMPATIBLE": "0"}, "stdout is not a terminal"),
     ],
 )
