@@ -263,7 +263,8 @@ def test_a_browser_shows_the_report_of_a_detector(detector_report: Path) -> None
     return { wide: scrollWidth > innerWidth, scripts: document.querySelectorAll("script").length,
       pictures: [...all].map(({ naturalWidth, alt }) => [naturalWidth > 0, alt !== ""]),
       headings: [...document.querySelectorAll("h2")].map(({ textContent }) => textContent),
-      names: [...document.querySelectorAll("#classes th")].map(({ textContent }) => textContent) };
+      names: [...document.querySelectorAll("#classes th")].map(({ textContent }) => textContent),
+      numbers: document.querySelector("#numbers table").textContent };
     """
     value = run_in_page(detector_report, script, width=360)
     assert not value["wide"]
@@ -272,6 +273,7 @@ def test_a_browser_shows_the_report_of_a_detector(detector_report: Path) -> None
     assert value["pictures"] == [[True, True]] * len(value["pictures"]) != []
     assert {"Truth and detections", "COCO's numbers", "Classes"} <= set(value["headings"])
     assert any(each.startswith("<script>alert") for each in value["names"])
+    assert "large objectsno objects" in value["numbers"]
 
 
 @pytest.fixture
