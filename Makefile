@@ -175,7 +175,7 @@ $(AXE):
 
 test-pages: $(TEST_INSTALLED) $(AXE)
 	$(BIN)/python -m pytest tests/cnnforge/pages tests/cnnforge/filtering tests/cnnforge/explaining \
-		tests/cnnforge/cli/explain tests/cnnforge/cli/compare tests/cnnforge/serving/test_page.py
+		tests/cnnforge/reports tests/cnnforge/cli/explain tests/cnnforge/cli/compare tests/cnnforge/serving/test_page.py
 
 fuzz-serve: $(TEST_INSTALLED)
 	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py

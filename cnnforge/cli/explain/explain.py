@@ -38,8 +38,9 @@ def explain(
 ) -> None:
     """Show how the network of a run comes to its answer for a picture, in one web page.
 
-    The page shows each step from the picture to the probabilities, the parts of the picture that
-    matter, and similar training pictures. It is one file, loads nothing, and needs no server.
+    The page shows each step from the picture to the probabilities or boxes, and the parts of the
+    picture that matter; for a classification also similar training pictures. It is one file, loads
+    nothing, and needs no server.
     """
     image = image.expanduser()
     if output is None:

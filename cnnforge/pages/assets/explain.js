@@ -13,7 +13,8 @@ const state = {
   spot: { row: 0, column: 0, fixed: false }, poolSpot: { row: 0, column: 0, fixed: false },
 };
 
-const percent = (value) => `${shown(100 * value, value > 0.1 ? 1 : 2)} %`;
+// The space is one at which no line ends.
+const percent = (value) => `${shown(100 * value, value > 0.1 ? 1 : 2)}\u00a0%`;
 const order = (values) => [...values.keys()].sort((a, b) => values[b] - values[a]);
 
 // One map of an operation: its own size and values. A page of a large network has only some.

@@ -167,4 +167,4 @@ def _picture(run: RunDirectory, name: str, about: str) -> str:
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "no objects" if value is None else f"{value:.4f}"

@@ -176,11 +176,11 @@ def test_sliders_act_at_once(page: Path) -> None:
     assert strict["boxes"] < low["boxes"]
     assert value["why"]
     assert any("removed: overlaps box " in row for row in strict["rows"])
-    assert "confidence of at least 20 %" in strict["text"]
-    assert "an overlap of at least 5 %" in strict["text"]
+    assert "confidence of at least 20\u00a0%" in strict["text"]
+    assert "an overlap of at least 5\u00a0%" in strict["text"]
     assert high["boxes"] < first["boxes"]
     assert again == first
-    assert value["values"] == ["50 %", "50 %"]
+    assert value["values"] == ["50\u00a0%", "50\u00a0%"]
 
 
 @needs_chromium
@@ -213,7 +213,7 @@ def test_the_heat_and_the_distances_by_keys(page: Path) -> None:
     assert value["texts"][3].endswith(" Fixed.")
     assert len(set(value["texts"])) == 4
     np.testing.assert_allclose(value["cells"], value["want"], atol=0.051)
-    shown = value["sentence"].partition(": ")[2].partition(" %")[0]
+    shown = value["sentence"].partition(": ")[2].partition("\u00a0%")[0]
     assert float(shown) == pytest.approx(100 * value["heat_"], abs=0.051)
     assert value["peak"][:4] == value["top"]
     assert "so it is a peak" in value["peak"][4]
