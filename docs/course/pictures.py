@@ -87,6 +87,16 @@ def run_in_process(command: str) -> None:
     subprocess.run([Path(sys.executable).parent / program, *arguments], check=True)
 
 
+def find_chromium() -> str:
+    """Find Chromium, or exit with a message."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        sys.exit(
+            "Chromium is not installed: install the package chromium, then type: make pictures"
+        )
+    return found
+
+
 def photograph(page: Path, name: str, parts: str, script: str = "") -> None:
     """Write a picture of parts of a web page of cnnforge.
 
@@ -96,9 +106,6 @@ def photograph(page: Path, name: str, parts: str, script: str = "") -> None:
         parts: CSS selector of the parts of `<main>` that are in the picture.
         script: JavaScript that runs in the page before.
     """
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("Chromium is not installed; install the package chromium, then: make pictures")
     # The policy of the page refuses scripts and styles that are not its own.
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
     # Nobody needs to see the folder of this run.
@@ -111,7 +118,7 @@ def photograph(page: Path, name: str, parts: str, script: str = "") -> None:
         copy.write_text(text, encoding="utf-8")
         subprocess.run(
             [
-                chromium,
+                find_chromium(),
                 "--headless",
                 "--no-sandbox",
                 "--disable-gpu",
@@ -232,6 +239,7 @@ def halved(path: Path) -> Image.Image:
 
 def main() -> None:
     """Run the course, unless a folder is given, and make the pictures."""
+    find_chromium()
     os.environ["MPLBACKEND"] = "Agg"
     with tempfile.TemporaryDirectory() as new:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else new).resolve()
