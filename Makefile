@@ -131,7 +131,7 @@ $(AXE):
 
 test-pages: $(TEST_INSTALLED) $(AXE)
 	$(BIN)/python -m pytest tests/cnnforge/pages tests/cnnforge/filtering tests/cnnforge/explaining \
-		tests/cnnforge/cli/explain
+		tests/cnnforge/reports tests/cnnforge/cli/explain
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .

@@ -61,6 +61,7 @@ CONTENTS = {
         "docs/tutorial",
         "docs/detection",
         "docs/detection-data",
+        "docs/explain",
         "docs/troubleshooting",
         "docs/inference",
         "docs/results",

@@ -24,7 +24,7 @@ class Explained:
 
     Attributes:
         text: HTML.
-        found: What the network finds, as plain values for JSON.
+        found: Answers or objects of the network, as plain values for JSON.
         summary: The same as a sentence.
         maps: The maps that show why.
         labels: Class name of each score that the maps are for, by its index.

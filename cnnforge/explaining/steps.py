@@ -30,7 +30,7 @@ class Step:
         inputs: Indices of the steps whose outputs are the inputs. The picture has the index 0.
         shape: Shape of the output without the batch dimension.
         call: Function of the list of all values so far; it returns the value of this step.
-        output: Place of the value among the outputs of the network; `None` if it is none of them.
+        output: Place of the value among the outputs of the network; `None` if it is not an output.
     """
 
     name: str

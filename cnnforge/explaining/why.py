@@ -226,7 +226,7 @@ def occlusion(steps: Sequence[Step], image: np.ndarray, classes: Sequence[int]) 
 def last_layers(steps: Sequence[Step]) -> list[Any]:
     """Return the fully connected layers after the last convolution.
 
-    If there is none, these are the layers with weights that are the closest to the scores.
+    Without such layers, these are the layers with weights that are the closest to the scores.
     """
     weighted = [it for it in steps if _has_weights(it)]
     places = [at for at, it in enumerate(weighted) if _is_convolution(it.layer)]

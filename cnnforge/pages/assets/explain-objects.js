@@ -167,11 +167,15 @@ function showBoxes() {
   const { peaks, boxes } = current, removed = peaks.filter(({ remover }) => remover), canvas = byId("boxes"), { context, scale } = background(canvas);
   const outline = ({ box: [x1, y1, x2, y2] }, style, dash) => strokeBoth(context, style, () => context.rect(x1 * scale, y1 * scale, (x2 - x1) * scale, (y2 - y1) * scale), dash);
   for (const peak of removed) outline(peak, "#56c7ff", [8, 6]);
-  for (const peak of boxes) outline(peak, "#ffb000", []);
+  // The best boxes are drawn last, and a number is left out if it would cover that of a better box.
+  for (const peak of [...boxes].reverse()) outline(peak, "#ffb000", []);
   context.font = "bold 22px sans-serif";
   context.textBaseline = "top";
+  const written = [];
   for (const { box: [x1, y1], number } of boxes) {
     const text = String(number), wide = context.measureText(text).width + 10, left = limit(x1 * scale, canvas.width - wide), top = limit(y1 * scale, canvas.height - 26);
+    if (written.some(([x, y]) => Math.abs(x - left) < 36 && Math.abs(y - top) < 26)) continue;
+    written.push([left, top]);
     context.fillStyle = "#000000";
     context.fillRect(left, top, wide, 26);
     context.fillStyle = "#ffb000";
@@ -233,7 +237,8 @@ function showCheck() {
   }
   const { same, boxes, scores } = compared(decode(mapsOf(false), RUN.confidence, RUN.overlap).first);
   Object.assign(check.dataset, { same, boxes, scores });
-  texts.push(same ? `In the maps of Keras, it finds the same objects as Python: the sides of the boxes differ by at most ${power(boxes)} pixels, the confidences by at most ${power(scores)}.`
+  if (same && !objects.python.labels.length) texts.push("In the maps of Keras, it finds no objects, as Python does.");
+  else texts.push(same ? `In the maps of Keras, it finds the same objects as Python: the sides of the boxes differ by at most ${power(boxes)} pixels, the confidences by at most ${power(scores)}.`
     : "In the maps of Keras, it does not find the same objects as Python, because the page does not contain all of them, or they are rounded.");
   check.textContent = texts.join(" ");
 }

@@ -39,3 +39,4 @@ for (const button of document.querySelectorAll("[data-cell]")) {
   button.setAttribute("aria-pressed", "false");
   button.addEventListener("click", () => showCell(button));
 }
+document.body.dataset.ready = "yes";

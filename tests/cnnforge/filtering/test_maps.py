@@ -1,9 +1,12 @@
 """Feature maps equal those of an independent implementation, to the last bit of a pixel."""
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
+from cnnforge.data.images import read_image
 from cnnforge.errors import UsageError
 from cnnforge.filtering.detectors import DETECTORS, Detector, find_detector
 from cnnforge.filtering.maps import feature_map
@@ -12,6 +15,7 @@ from cnnforge_plugins.inference.filtering import convolve
 RANDOM = np.random.default_rng(5)
 GRAY = RANDOM.integers(0, 256, (33, 46, 1), np.uint8)
 COLOR = RANDOM.integers(0, 256, (20, 17, 3), np.uint8)
+PHOTOGRAPH = files("skimage").joinpath("data", "rocket.jpg")
 
 
 def expected(image: np.ndarray, detector: Detector) -> np.ndarray:
@@ -27,7 +31,11 @@ def to_pixels(values: np.ndarray) -> np.ndarray:
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("image", [GRAY, COLOR], ids=["gray", "color"])
+def photograph() -> np.ndarray:
+    return read_image(str(PHOTOGRAPH), (427, 640, 3))
+
+
+@pytest.mark.parametrize("image", [GRAY, COLOR, photograph()], ids=["gray", "color", "photograph"])
 @pytest.mark.parametrize("name", DETECTORS)
 def test_built_in_detectors_equal_those_of_scipy(name: str, image: np.ndarray) -> None:
     detector = DETECTORS[name]

@@ -1,16 +1,17 @@
 """The report of a run: made from its directory alone, complete, and safe with any name."""
 
 import json
-import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
+import detection_samples
 import numpy as np
 import pytest
+from browser import needs_axe, needs_chromium, run_in_page, violations
 
 from cnnforge.cli import main
-from cnnforge.data import ArraySamples
+from cnnforge.data import ArraySamples, Dataset
 from cnnforge.errors import RunError
 from cnnforge.reports.run_page import write_report
 from cnnforge.reports.thumbnails import (
@@ -22,6 +23,7 @@ from cnnforge.reports.thumbnails import (
 )
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.classification import Classification, Prediction
+from cnnforge.tasks.detection import Detection
 
 ODD = "<script>alert('x')</script> & \"q\" \u202ecat"
 CLASSES = ["cat", ODD, "dog"]
@@ -219,31 +221,86 @@ def test_files_that_are_damaged(
         write_report(run, Classification(CLASSES))
 
 
-def test_a_browser_shows_the_pictures_of_a_cell(run: RunDirectory, task: Classification) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs Debian's chromium")
-    import subprocess
-
-    keep_thumbnails(run, samples(), task.notable(predictions()))
-    page = write_report(run, task).read_text(encoding="utf-8")
-    # The policy would refuse the script that presses the button.
-    page = re.sub(r"<meta http-equiv[^>]*>", "", page)
-    press = "<script>document.querySelector('[data-cell=\"0,1\"]').click()</script>"
-    path = run.path / "pressed.html"
-    path.write_text(page.replace("</body>", f"{press}</body>"), encoding="utf-8")
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--dump-dom",
-        "--enable-logging=stderr",
+@pytest.fixture(scope="module")
+def detector_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a detector that was evaluated on maps of random values."""
+    directory = tmp_path_factory.mktemp("detector")
+    run = RunDirectory.create(directory / "runs", "detector", "boxes")
+    given = detection_samples.samples(12)
+    dataset = Dataset("boxes", tuple(CLASSES), given, given, "", task="detection")
+    task = Detection(dataset.classes, (32, 48))
+    task.check_model(SimpleNamespace(input_shape=(1, 32, 48, 1), output_shape=(1, 8, 12, 7)))  # pyright: ignore
+    evaluator = task.evaluator(dataset, given, np.arange(12))
+    maps = np.random.default_rng(0).normal(0, 1, (12, 8, 12, 7)).astype(np.float32)
+    evaluator.add([maps])
+    evaluation = evaluator.result()
+    metrics = [
+        {"name": each.name, "title": each.title, "best": each.best, "percent": each.percent}
+        for each in task.metrics
     ]
-    profile = f"--user-data-dir={run.path / 'profile'}"
-    done = subprocess.run(
-        [chromium, *options, profile, f"file://{path}"], capture_output=True, text=True, check=True
+    run.write_json(
+        "evaluation.json",
+        {
+            "best_epoch": 1,
+            "monitor": "map",
+            "metrics": metrics,
+            "validation": evaluation.as_dict(),
+        },
     )
-    assert "CONSOLE" not in done.stderr
-    panel = done.stdout.partition('id="cell"')[2].partition("</section>")[0]
-    assert "1 of 1 pictures" in panel
-    assert panel.count("<img") == 1
+    run.write_csv("metrics.csv", ["epoch", "loss", "val_loss", "seconds"], [[1, 2, 3, 9]])
+    task.report(run, evaluation)
+    task.write(run)
+    run.write_config({"model": "detector"}, {"task": "builtin/detection", "data": ODD})
+    return write_report(run, task)
+
+
+@needs_chromium
+def test_a_browser_shows_the_report_of_a_detector(detector_report: Path) -> None:
+    text = detector_report.read_text(encoding="utf-8")
+    assert len(text.encode()) < 3_000_000
+    script = """
+    const { scrollWidth } = document.documentElement, all = document.querySelectorAll("img");
+    return { wide: scrollWidth > innerWidth, scripts: document.querySelectorAll("script").length,
+      pictures: [...all].map(({ naturalWidth, alt }) => [naturalWidth > 0, alt !== ""]),
+      headings: [...document.querySelectorAll("h2")].map(({ textContent }) => textContent),
+      names: [...document.querySelectorAll("#classes th")].map(({ textContent }) => textContent) };
+    """
+    value = run_in_page(detector_report, script, width=360)
+    assert not value["wide"]
+    # That of the page, and that of the test.
+    assert value["scripts"] == 2
+    assert value["pictures"] == [[True, True]] * len(value["pictures"]) != []
+    assert {"Truth and detections", "COCO's numbers", "Classes"} <= set(value["headings"])
+    assert any(each.startswith("<script>alert") for each in value["names"])
+
+
+@pytest.fixture
+def report_page(run: RunDirectory, task: Classification) -> Path:
+    keep_thumbnails(run, samples(), task.notable(predictions()))
+    return write_report(run, task)
+
+
+@needs_chromium
+def test_a_browser_shows_the_pictures_of_a_cell(report_page: Path) -> None:
+    script = """
+    const button = document.querySelector('[data-cell="0,1"]');
+    button.focus();
+    button.click();
+    const panel = it("cell");
+    return { focus: document.activeElement === button, pressed: button.getAttribute("aria-pressed"),
+      text: panel.textContent, pictures: panel.querySelectorAll("img").length };
+    """
+    value = run_in_page(report_page, script)
+    assert value["focus"]
+    assert value["pressed"] == "true"
+    assert "1 of 1 pictures" in value["text"]
+    assert value["pictures"] == 1
+
+
+@needs_axe
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("kind", ["report_page", "detector_report"])
+def test_accessibility(kind: str, width: int, dark: bool, request: pytest.FixtureRequest) -> None:
+    page = request.getfixturevalue(kind)
+    assert violations(page, width=width, dark=dark) == []

@@ -12,6 +12,8 @@ from PIL import Image
 
 from cnnforge.cli import main
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.detection import Detection
+from cnnforge_plugins.models.detector import detector
 
 RANDOM = np.random.default_rng(3)
 ODD_NAME = "a<b>&\"'\u202eb.png"
@@ -135,6 +137,51 @@ def test_wrong_runs(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("explained.html").exists()
+
+
+def detector_run(folder: Path, classes: list[str], size: int = 32) -> Path:
+    directory = RunDirectory.create(folder / "runs", "detector", "boxes")
+    about = {"task": "builtin/detection"}
+    directory.write_config({"model": "detector", "data": "images:gone"}, about)
+    Detection(classes, (size, size), confidence=0.01).write(directory)
+    detector((32, 32, 3), 2).save(directory.model)
+    return directory.path
+
+
+def test_a_detector(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cnnforge.explaining.why.MAX_STEPS", 64)
+    run = detector_run(here, ["<b>one</b>", "two\u202e"])
+    Image.open("gray.png").convert("1").save("bits.png")
+    assert main(["explain", str(run), "bits.png", "--output", "p.html", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["computes"] is True
+    assert found["bytes"] < 3_000_000
+    # The picture is letterboxed, and the boxes are in its own pixels: 41 wide, 30 high.
+    boxes = np.array([each["box"] for each in found["objects"]])
+    assert len(boxes) > 0
+    assert boxes.min() >= 0
+    assert (boxes.max(0) <= [41, 30, 41, 30]).all()
+    assert {each["class"] for each in found["maps"]} <= {"<b>one</b>", "two\\u202e"}
+    text = Path("p.html").read_text(encoding="utf-8")
+    assert "<b>" not in text
+    assert "\u202e" not in text
+    assert main(["explain", str(run), "color.png"]) == 0
+    assert " objects: " in capsys.readouterr().err
+
+
+def test_a_detector_with_the_classes_of_another(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [(["one"], 32, "expected maps with 5 channels"), (["a", "b"], 64, "pictures are 32x32")]
+    for classes, size, message in cases:
+        run = detector_run(here, classes, size)
+        assert main(["explain", str(run), "gray.png"]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert "model.keras and detection.json do not belong together; restore them" in error
+        assert error.count("\n") == 1
 
 
 PLUGIN = """

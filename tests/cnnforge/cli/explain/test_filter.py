@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from browser import needs_axe, needs_chromium, run_in_page, violations
 from PIL import Image
 
 from cnnforge.cli import main
@@ -150,24 +151,50 @@ def test_neither_keras_nor_tensorflow_is_imported(here: Path) -> None:
 ODD_NAME = "a<b>&\"'\u202eb.png"
 
 
+@pytest.fixture
+def filter_page(here: Path) -> Path:
+    assert main(["filter", "color.png", "--page", "p.html"]) == 0
+    return here / "p.html"
+
+
+@needs_chromium
 @pytest.mark.parametrize("detector", ["edge", "0.5 0 0; 0 0 0; 0 0 -0.5", "1 " * 49])
 def test_the_page_computes_the_same_map(here: Path, detector: str) -> None:
-    if shutil.which("chromium") is None:
-        pytest.skip("needs Debian's chromium")
     shutil.copy("color.png", ODD_NAME)
     if detector.startswith("1 "):
         detector = ";".join(["1 0 2 0 3 0 -5"] * 7)
     command = ["filter", ODD_NAME, "--detector", detector, "--stride", "2", "--pool", "2", "--relu"]
     assert main([*command, "--page", "p.html"]) == 0
-    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    options = [f"--user-data-dir={here / 'profile'}", "--enable-logging=stderr"]
-    done = subprocess.run(
-        [*browser, *options, f"file://{here / 'p.html'}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr
-    (equal, total) = re.search(r"([\d,]+) of ([\d,]+) values", done.stdout).groups()  # pyright: ignore
-    assert equal == total == "210"
-    assert "on a&lt;b&gt;&amp;\"'b.png" in done.stdout.partition("</h1>")[0]
+    script = "return [it('check').textContent, document.querySelector('h1').textContent];"
+    text, title = run_in_page(here / "p.html", script)
+    assert "210 of 210 values" in text
+    assert title.endswith("on a<b>&\"'b.png")
+
+
+@needs_chromium
+def test_the_controls_of_the_page_act_at_once(filter_page: Path) -> None:
+    script = """
+    const found = [], note = () => found.push([it("map").width, it("sentence").textContent]);
+    note();
+    it("map").focus();
+    key(it("map"), "ArrowRight");
+    note();
+    choose("name", "blur");
+    note();
+    choose("stride", 2);
+    note();
+    it("relu").click();
+    return { found, divisor: it("divisor").value };
+    """
+    value = run_in_page(filter_page, script)
+    sentences = [sentence for _, sentence in value["found"]]
+    assert len(set(sentences)) == 4
+    assert value["divisor"] == "16"
+    assert value["found"][3][0] < value["found"][2][0]
+
+
+@needs_axe
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_accessibility(filter_page: Path, width: int, dark: bool) -> None:
+    assert violations(filter_page, width=width, dark=dark) == []
