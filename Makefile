@@ -73,7 +73,7 @@ help:
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
 	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
-	@echo "make pictures  run the commands of the course, and make its pictures again with Chromium"
+	@echo "make pictures  make the pictures of the documents again, with Chromium: half an hour"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
 	@echo "make bench-inference  compare predictions with ONNX Runtime and OpenVINO"
@@ -199,9 +199,11 @@ docs: $(TEST_INSTALLED)
 		--conf-dir docs . build/docs
 	@echo "build/docs/index.html"
 
-# FOLDER: where an earlier run of the commands has left its files.
+# Half an hour on two cores: the scripts train what they show.
 pictures: $(TEST_INSTALLED)
-	$(BIN)/python docs/course/pictures.py $(FOLDER)
+	$(BIN)/python docs/course/pictures.py
+	$(BIN)/python docs/images/pages.py
+	$(BIN)/python docs/images/terminal.py
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds

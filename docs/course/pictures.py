@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 COURSE = Path(__file__).parent
+sys.path.insert(0, str(COURSE.parents[1] / "tests" / "support"))
+
+from browser import CHROMIUM, photograph  # noqa: E402  # pyright: ignore[reportMissingImports]
+
 PAGES = (
     "index",
     "convolution",
@@ -37,8 +40,8 @@ PAGES = (
 """The pages, in the order in which their commands run."""
 
 MAX_BYTES = 100_000
-# Height and width of a large picture, and of a web page, in pixels.
-_SIDE, _WIDTH = 240, 720
+# Height of a picture in a row, and size of the window for web pages, in pixels.
+_SIDE, _SIZE = 240, (720, 1400)
 
 
 def steps(text: str) -> Iterator[tuple[str, str]]:
@@ -87,7 +90,7 @@ def run_in_process(command: str) -> None:
     subprocess.run([Path(sys.executable).parent / program, *arguments], check=True)
 
 
-def photograph(page: Path, name: str, parts: str, script: str = "") -> None:
+def photograph_parts(page: Path, name: str, parts: str, script: str = "") -> None:
     """Write a picture of parts of a web page of cnnforge.
 
     Args:
@@ -96,36 +99,17 @@ def photograph(page: Path, name: str, parts: str, script: str = "") -> None:
         parts: CSS selector of the parts of `<main>` that are in the picture.
         script: JavaScript that runs in the page before.
     """
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("Chromium is not installed; install the package chromium, then: make pictures")
-    # The policy of the page refuses scripts and styles that are not its own.
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
-    # Nobody needs to see the folder of this run.
-    for parent in page.parents:
-        text = text.replace(f"images:{parent}/", "images:")
-    style = f"main > :not({parts}) {{ display: none }} h2 {{ margin-top: 12px }}"
-    text = text.replace("</body>", f"<style>{style}</style><script>{script}</script></body>")
+    script += f"""
+        for (const each of document.querySelectorAll("main > :not({parts})"))
+            each.style.display = "none";"""
     with tempfile.TemporaryDirectory() as folder:
         copy, output = Path(folder, "page.html"), Path(folder, "page.png")
+        text = page.read_text(encoding="utf-8")
+        # Nobody needs to see the folder of this run.
+        for parent in page.parents:
+            text = text.replace(f"images:{parent}/", "images:")
         copy.write_text(text, encoding="utf-8")
-        subprocess.run(
-            [
-                chromium,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--hide-scrollbars",
-                "--blink-settings=preferredColorScheme=1",
-                f"--user-data-dir={folder}/profile",
-                f"--window-size={_WIDTH},2400",
-                "--virtual-time-budget=10000",
-                f"--screenshot={output}",
-                copy.as_uri(),
-            ],
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
+        photograph(copy, output, script=script, size=_SIZE)
         write(cropped(Image.open(output).convert("RGB")), name)
 
 
@@ -162,7 +146,9 @@ def write(picture: Image.Image, name: str) -> None:
     if path.suffix == ".jpg":
         picture.convert("RGB").save(path, quality=80, optimize=True)
     else:
-        few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        # This method keeps colors that only a few pixels have.
+        method = Image.Quantize.MAXCOVERAGE
+        few = picture.convert("RGB").quantize(256, method, dither=Image.Dither.NONE)
         few.save(path, optimize=True)
     size = path.stat().st_size
     print(f"{name}: {size:,} bytes")
@@ -182,7 +168,7 @@ def draw_all(folder: Path) -> None:
     """Make all pictures from the files that the commands have left in a folder."""
     photo = ("the photograph", small(folder / "photo.jpg"))
     grid([photo, ("some of the digits", small(folder / "digits.png"))], 2, "data.jpg")
-    photograph(
+    photograph_parts(
         folder / "edge.html",
         "convolution.png",
         ":is(.columns:first-of-type, .panel)",
@@ -200,15 +186,15 @@ def draw_all(folder: Path) -> None:
     ]
     grid([(text, face(folder / name)) for text, name in edges], 3, "edge.jpg")
     for part in ("detector", "relu", "padding", "pooling", "flattening", "full"):
-        photograph(folder / "seven.html", f"{part}.png", f"#{part}-part")
+        photograph_parts(folder / "seven.html", f"{part}.png", f"#{part}-part")
     # A map that has passed its check.
     script = """byId("method").value = DATA.maps.findIndex(
         ({ passes, target }) => passes && target === Number(byId("target").value)); showWhy();"""
-    photograph(folder / "seven.html", "why.png", "#why-part", script)
-    photograph(folder / "scene.html", "heat.png", "#heat-part")
+    photograph_parts(folder / "seven.html", "why.png", "#why-part", script)
+    photograph_parts(folder / "scene.html", "heat.png", "#heat-part")
     maps = [(f"map {number}", small(folder / f"map-{number}.png")) for number in (1, 2, 3)]
     grid([("the digit", small(folder / "seven.png")), *maps], 4, "learned.png")
-    photograph(
+    photograph_parts(
         folder / "runs" / "lenet-digits-001" / "report.html",
         "report.png",
         ":not(section, nav), #confusion",
@@ -232,6 +218,10 @@ def halved(path: Path) -> Image.Image:
 
 def main() -> None:
     """Run the course, unless a folder is given, and make the pictures."""
+    if CHROMIUM is None:
+        sys.exit(
+            "Chromium is not installed: install the package chromium, then type: make pictures"
+        )
     os.environ["MPLBACKEND"] = "Agg"
     with tempfile.TemporaryDirectory() as new:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else new).resolve()

@@ -266,3 +266,4 @@ showPixel();
 const equal = state.pixels.reduce((count, value, i) => count + (value === expected.data[i]), 0);
 byId("check").textContent = `This page computes the map itself. ${counted(equal)} of ${counted(expected.data.length)} values are `
   + "equal to those that cnnforge computed.";
+document.body.dataset.ready = "yes";
