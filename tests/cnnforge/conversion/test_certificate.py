@@ -9,12 +9,14 @@ import pytest
 import tensorflow as tf
 
 from cnnforge.conversion import forge
-from cnnforge.conversion.certificate import certify
+from cnnforge.conversion.certificate import certify, certify_layer
 from cnnforge.conversion.oracle_certificate import compare_with_oracle
+from cnnforge.conversion.workloads import Workload
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.testing import LayerCase
+from cnnforge.testing.conformance import subject_spec
 from cnnforge_plugins.layers._fallback import KernelUnavailableWarning
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.models.lenet import build
@@ -295,14 +297,35 @@ def test_json(installed):
         "results": [
             {
                 "tensor": name,
-                "terms": 1,
+                "terms": terms,
                 "max_error": 0.0,
                 "allowed": pytest.approx(4 * 2**-23 * size, rel=0.5),
                 "ok": True,
             }
-            for name, size in (("outputs", 2), ("grad_inputs", 1))
+            for name, terms, size in (("outputs", 4, 4), ("grad_inputs", 1, 1))
         ],
     }
+
+
+class Bell(layers.Layer):
+    """A formula of several operations for each element, each of which is rounded."""
+
+    def call(self, inputs):
+        return inputs * keras.ops.exp(-keras.ops.square(1.7 * inputs))
+
+
+class OtherBell(Bell):
+    """The same with operations in another order, so rounded differently."""
+
+    def call(self, inputs):
+        return inputs * keras.ops.exp(-1.7 * (1.7 * inputs) * inputs)
+
+
+def test_a_formula_is_rounded_more_than_once():
+    spec = subject_spec(OtherBell, Bell)
+    checked = certify_layer(Workload(spec, OtherBell, Bell, {}, (8, 28, 28, 8)))
+    assert checked.passed, checked
+    assert {it.terms for it in checked.results} == {4}
 
 
 def test_near_ties_behind_a_pool_are_no_error(installed):
