@@ -67,8 +67,8 @@ SHORT = (
 
 
 # Built-in layers without a benchmark here, and therefore without a threshold. `cnnforge bench NAME`
-# measures them. Thresholds of `dense` need an idle machine of each kind.
-NOT_MEASURED = {"dense", "global_average_pooling2d"}
+# measures them.
+NOT_MEASURED = {"global_average_pooling2d"}
 
 
 def every_case() -> list[Any]:
