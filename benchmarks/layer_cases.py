@@ -71,7 +71,6 @@ SHORT = (
 NOT_MEASURED = {
     "batch_normalization_activation",
     "batch_normalization_relu",
-    "dense",
     "global_average_pooling2d",
 }
 

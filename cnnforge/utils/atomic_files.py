@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,6 +71,21 @@ def write_text(path: Path, text: str) -> None:
         OSError: The file could not be written; the old one is untouched.
     """
     write_bytes(path, text.encode())
+
+
+def write_parts(path: Path, parts: Iterable[str]) -> None:
+    """Create or replace the UTF-8 file `path` atomically with a long text.
+
+    Args:
+        path: The file. Its folder must exist.
+        parts: The parts of the text, which are written one after another; line ends are written as
+            they are.
+
+    Raises:
+        OSError: The file could not be written; the old one is untouched.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(parts)
 
 
 def remove_leftovers(folder: Path) -> None:

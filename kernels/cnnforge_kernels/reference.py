@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnforge_kernels._reference_dropout import dropout, dropout_grad, philox
 from cnnforge_kernels.geometry import output_size, padding_before
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "conv2d_gradients",
     "conv_block",
     "conv_block_gradients",
+    "dense",
+    "dense_gradients",
     "depthwise_conv2d",
     "depthwise_conv2d_gradients",
     "dropout",
@@ -268,34 +271,22 @@ def global_average_pool2d_grad(inputs: NDArray, grad_outputs: NDArray) -> Array:
     return np.broadcast_to(share[:, None, None, :], inputs.shape).copy()
 
 
-def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return ``count`` random words of Philox4x32-10; ``counter`` is [low half, high half]."""
-    half, word = np.uint64(32), np.uint64(2**32 - 1)
-    blocks = np.arange((count + 3) // 4, dtype=np.uint64)
-    low = counter[0] + blocks
-    high = counter[1] + (low < blocks)
-    words, keys = [low & word, low >> half, high & word, high >> half], [key & word, key >> half]
-    for _ in range(10):
-        first, second = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
-        mixed = (second >> half) ^ words[1] ^ keys[0], (first >> half) ^ words[3] ^ keys[1]
-        words = [mixed[0], second & word, mixed[1], first & word]
-        steps = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-        keys = [(key + step) & word for key, step in zip(keys, steps, strict=True)]
-    return np.stack(words, -1).reshape(-1)[:count]
+def dense(
+    inputs: NDArray, weights: NDArray, bias: NDArray | None = None, *, relu: bool = False
+) -> Array:
+    """Multiply (N, C) by weights (C, F), add the bias (F,), and return (N, F)."""
+    return conv2d(inputs[:, None, None], weights[None, None], bias, relu=relu)[:, 0, 0]
 
 
-def dropout(
-    inputs: NDArray, key: NDArray[np.uint64], counter: NDArray[np.uint64], rate: float
-) -> tuple[Array, NDArray[np.bool_]]:
-    """Return two arrays: the outputs, and a mask that is true for the elements that are kept."""
-    uniform = (philox(inputs.size, key, counter) % 2**23).reshape(inputs.shape) / 2**23
-    kept = uniform >= np.float32(rate)
-    return np.where(kept, inputs / (1 - rate), 0.0), kept
-
-
-def dropout_grad(kept: NDArray, grad_outputs: NDArray, rate: float) -> Array:
-    """Return the gradient of the inputs from that of the outputs and the mask ``kept``."""
-    return np.where(kept, grad_outputs / (1 - rate), 0.0)
+def dense_gradients(
+    inputs: NDArray, weights: NDArray, grad_outputs: NDArray, *, outputs: NDArray | None = None
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of inputs, weights and bias; pass ``outputs`` if there was a ReLU."""
+    mask = None if outputs is None else outputs[:, None, None]
+    grad_inputs, grad_weights, grad_bias = conv2d_gradients(
+        inputs[:, None, None], weights[None, None], grad_outputs[:, None, None], outputs=mask
+    )
+    return grad_inputs[:, 0, 0], grad_weights[0, 0], grad_bias
 
 
 def batch_norm(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cnnforge.testing import assert_close
+from cnnforge_kernels import reference
 from cnnforge_kernels.authoring import dense_forward, dense_grad_inputs, dense_grad_weights
 
 # (samples, channels, filters): tiles that fit, tiles that overlap, several blocks of filters,
@@ -52,15 +53,25 @@ def test_values_and_gradients(sizes, relu, with_bias):
     samples, channels, filters = sizes
     inputs, weights, bias, grads = arrays(*sizes, with_bias)
     outputs = forward(inputs, weights, bias, relu)
-    expected = inputs.astype(np.float64) @ weights + (bias if with_bias else 0)
-    assert_close(outputs, np.maximum(expected, 0) if relu else expected, channels)
-    passed = np.where(outputs > 0, grads, 0) if relu else grads
-    passed = passed.astype(np.float64)
+    expected = reference.dense(inputs, weights, bias if with_bias else None, relu=relu)
+    assert_close(outputs, expected, channels)
+    oracle = reference.dense_gradients(inputs, weights, grads, outputs=outputs if relu else None)
     grad_inputs, grad_weights, grad_bias = backward(inputs, weights, bias, outputs, relu, grads)
-    assert_close(grad_inputs, passed @ weights.T, filters)
-    assert_close(grad_weights, inputs.T @ passed, samples)
+    assert_close(grad_inputs, oracle[0], filters)
+    assert_close(grad_weights, oracle[1], samples)
     if with_bias:
-        assert_close(grad_bias, passed.sum(0), samples)
+        assert_close(grad_bias, oracle[2], samples)
+
+
+def test_the_oracle_computes_the_formulas():
+    inputs, weights, bias, grads = (array.astype(np.float64) for array in arrays(5, 3, 4))
+    outputs = np.maximum(inputs @ weights + bias, 0)
+    np.testing.assert_allclose(reference.dense(inputs, weights, bias, relu=True), outputs)
+    passed = np.where(outputs > 0, grads, 0)
+    expected = passed @ weights.T, inputs.T @ passed, passed.sum(0)
+    found = reference.dense_gradients(inputs, weights, grads, outputs=outputs)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other)
 
 
 def test_the_number_of_threads_changes_no_bit():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,6 +124,7 @@ def predict(
     trained = open_trained(run, kernels, plugin, load_plugins)
     from cnnforge.cli.predict.box_files import BoxFiles
     from cnnforge.prediction import find_inputs
+    from cnnforge.prediction.packed_rows import PackedRows
     from cnnforge.tasks import prediction_options
 
     found = find_inputs(
@@ -150,18 +152,20 @@ def predict(
     options = prediction_options(
         task, {name: value for name, value in given.items() if value is not None}
     )
-    rows: list[Row] = []
-    parts: list[tuple[FileInputs | SampleInputs, list[Row]]] = []
+    rows = PackedRows()
+    ends = [0]
     for part in found:
         left = None if limit is None else limit - len(rows)
-        parts.append((part, list(part.predict(trained.predictor, left, tiled=tile, **options))))
-        rows += parts[-1][1]
+        rows.extend(part.predict(trained.predictor, left, tiled=tile, **options))
+        ends.append(len(rows))
     from cnnforge.cli import _render
     from cnnforge.errors import RunError
 
     try:
         _write(rows, task, output, submission, ids)
-        box_files.write(parts, task)
+        if box_files.written:
+            parts = [rows[first:end] for first, end in pairwise(ends)]
+            box_files.write(list(zip(found, parts, strict=True)), task)
     except RunError:
         # The file could not be written. The predictions took time to compute, so print them.
         _show(rows, task, None)
@@ -243,33 +247,33 @@ def _ids(found: Sequence[FileInputs | SampleInputs]) -> tuple[str, list[str]]:
 
 
 def _write(
-    rows: list[Row],
+    rows: Sequence[Row],
     task: Task,
     output: Path | None,
     submission: Path | None,
     ids: tuple[str, list[str]] | None,
 ) -> None:
     from cnnforge.errors import RunError
-    from cnnforge.utils.atomic_files import write_text
+    from cnnforge.utils.atomic_files import write_parts
 
-    texts: list[tuple[Path, str]] = []
+    files: list[tuple[Path, Iterable[str]]] = []
     if output is not None:
         if output.suffix.lower() == ".json":
-            text = "".join(json_parts(LazyList(rows, lambda row: row.as_dict()))) + "\n"
+            dictionaries = LazyList(rows, lambda row: row.as_dict())
+            files.append((output, chain(json_parts(dictionaries), ["\n"])))
         else:
-            text = task.csv_table(rows)
-        texts.append((output, text))
+            files.append((output, [task.csv_table(rows)]))
     if submission is not None and ids is not None:
         name, own = ids
-        texts.append((submission, task.submission(rows, own[: len(rows)], name)))
-    for path, text in texts:
+        files.append((submission, [task.submission(rows, own[: len(rows)], name)]))
+    for path, parts in files:
         try:
-            write_text(path, text)
+            write_parts(path, parts)
         except OSError as error:
             raise RunError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def _show(rows: list[Row], task: Task, output: Path | None) -> None:
+def _show(rows: Sequence[Row], task: Task, output: Path | None) -> None:
     from cnnforge.cli import _render
 
     unread = [row for row in rows if row.error is not None]
