@@ -101,29 +101,22 @@ LAYERS = [
         work="cnnforge_plugins.layer_cases.batch_normalization:work",
         torch="cnnforge_plugins.layer_cases.batch_normalization:torch_peer",
     ),
-    LayerSpec(
-        name="batch_normalization_relu",
-        target="cnnforge_plugins.layers.batch_normalization_relu:BatchNormalizationReLU",
-        summary="batch normalization and the ReLU after it in one Numba kernel",
-        reference="cnnforge_plugins.layers.batch_normalization_relu:StockBatchNormalizationReLU",
-        fuses=("keras.layers:BatchNormalization", "keras.layers:ReLU"),
-        places=(
-            "cnnforge_plugins.layers.batch_normalization:BatchNormalization",
-            "cnnforge_plugins.layers.batch_normalization_relu:NormalizedReLU",
-        ),
-        cases="cnnforge_plugins.layer_cases.batch_normalization:RELU_CASES",
-        benchmarks="cnnforge_plugins.layer_cases.batch_normalization:BENCHMARKS",
-        torch="cnnforge_plugins.layer_cases.batch_normalization:relu_torch_peer",
-    ),
-    LayerSpec(
-        name="batch_normalization_activation",
-        target="cnnforge_plugins.layers.batch_normalization_relu:BatchNormalizationReLU",
-        summary="batch normalization and the Activation after it in one Numba kernel",
-        reference="cnnforge_plugins.layers.batch_normalization_relu:StockBatchNormalizationReLU",
-        fuses=("keras.layers:BatchNormalization", "keras.layers:Activation"),
-        places=(
-            "cnnforge_plugins.layers.batch_normalization:BatchNormalization",
-            "cnnforge_plugins.layers.batch_normalization_relu:NormalizedActivation",
-        ),
+    *(
+        LayerSpec(
+            name=f"batch_normalization_{second.lower()}",
+            target=f"cnnforge_plugins.layers.batch_normalization_relu:BatchNormalization{second}",
+            summary=f"batch normalization and the {second} after it in one Numba kernel",
+            reference="cnnforge_plugins.layers.batch_normalization_relu:StockBatchNormalizationReLU",
+            fuses=("keras.layers:BatchNormalization", f"keras.layers:{second}"),
+            places=(
+                "cnnforge_plugins.layers.batch_normalization:BatchNormalization",
+                f"cnnforge_plugins.layers.batch_normalization_relu:Normalized{second}",
+            ),
+            cases="cnnforge_plugins.layer_cases.batch_normalization_relu:CASES",
+            benchmarks="cnnforge_plugins.layer_cases.batch_normalization_relu:BENCHMARKS",
+            work="cnnforge_plugins.layer_cases.batch_normalization_relu:work",
+            torch="cnnforge_plugins.layer_cases.batch_normalization_relu:torch_peer",
+        )
+        for second in ("ReLU", "Activation")
     ),
 ]
