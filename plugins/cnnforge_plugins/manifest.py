@@ -15,6 +15,7 @@ from cnnforge.plugin import (
     TaskSpec,
     hookimpl,
 )
+from cnnforge_plugins.layer_specs import LAYERS
 
 CNNFORGE_PLUGIN_API = 1
 
@@ -31,126 +32,7 @@ _DETECTOR_DEFAULTS = {
 @hookimpl
 def cnnforge_layers() -> list[LayerSpec]:
     """Declare the layers that run on Numba kernels and can replace stock Keras layers."""
-    return [
-        LayerSpec(
-            name="conv2d",
-            target="cnnforge_plugins.layers.conv2d:Conv2D",
-            summary="2D convolution on Numba kernels",
-            reference="keras.layers:Conv2D",
-            cases="cnnforge_plugins.layer_cases.conv2d:CASES",
-            benchmarks="cnnforge_plugins.layer_cases.conv2d:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.conv2d:work",
-            torch="cnnforge_plugins.layer_cases.conv2d:torch_peer",
-        ),
-        LayerSpec(
-            name="conv_block2d",
-            target="cnnforge_plugins.layers.conv_block2d:ConvBlock2D",
-            summary="2D convolution, ReLU and max pooling in one Numba kernel",
-            reference="cnnforge_plugins.layers.conv_block2d:StockBlock2D",
-            fuses=("keras.layers:Conv2D", "keras.layers:MaxPooling2D"),
-            places=(
-                "cnnforge_plugins.layers.conv2d:Conv2D",
-                "cnnforge_plugins.layers.conv_block2d:BlockPooling2D",
-            ),
-            cases="cnnforge_plugins.layer_cases.conv_block2d:CASES",
-            benchmarks="cnnforge_plugins.layer_cases.conv_block2d:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.conv_block2d:work",
-            torch="cnnforge_plugins.layer_cases.conv_block2d:torch_peer",
-        ),
-        LayerSpec(
-            name="max_pooling2d",
-            target="cnnforge_plugins.layers.pooling:MaxPooling2D",
-            summary="2D max pooling on Numba kernels",
-            reference="keras.layers:MaxPooling2D",
-            cases="cnnforge_plugins.layer_cases.pooling:MAX_CASES",
-            benchmarks="cnnforge_plugins.layer_cases.pooling:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.pooling:max_work",
-            torch="cnnforge_plugins.layer_cases.pooling:max_torch_peer",
-        ),
-        LayerSpec(
-            name="average_pooling2d",
-            target="cnnforge_plugins.layers.pooling:AveragePooling2D",
-            summary="2D average pooling on Numba kernels",
-            reference="keras.layers:AveragePooling2D",
-            cases="cnnforge_plugins.layer_cases.pooling:AVERAGE_CASES",
-            benchmarks="cnnforge_plugins.layer_cases.pooling:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.pooling:average_work",
-            torch="cnnforge_plugins.layer_cases.pooling:average_torch_peer",
-        ),
-        LayerSpec(
-            name="depthwise_conv2d",
-            target="cnnforge_plugins.layers.depthwise_conv2d:DepthwiseConv2D",
-            summary="depthwise 2D convolution on Numba kernels",
-            reference="keras.layers:DepthwiseConv2D",
-            cases="cnnforge_plugins.layer_cases.depthwise_conv2d:CASES",
-            benchmarks="cnnforge_plugins.layer_cases.depthwise_conv2d:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.depthwise_conv2d:work",
-            torch="cnnforge_plugins.layer_cases.depthwise_conv2d:torch_peer",
-        ),
-        LayerSpec(
-            name="global_average_pooling2d",
-            target="cnnforge_plugins.layers.global_average_pooling2d:GlobalAveragePooling2D",
-            summary="global average pooling on Numba kernels",
-            reference="keras.layers:GlobalAveragePooling2D",
-            cases="cnnforge_plugins.layer_cases.global_average_pooling2d:CASES",
-            benchmarks="cnnforge_plugins.layer_cases.global_average_pooling2d:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.global_average_pooling2d:work",
-        ),
-        LayerSpec(
-            name="dense",
-            target="cnnforge_plugins.layers.dense:Dense",
-            summary="dense layer on Numba kernels",
-            reference="keras.layers:Dense",
-            cases="cnnforge_plugins.layer_cases.dense:CASES",
-            benchmarks="cnnforge_plugins.layer_cases.dense:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.dense:work",
-            torch="cnnforge_plugins.layer_cases.dense:torch_peer",
-        ),
-        LayerSpec(
-            name="dropout",
-            target="cnnforge_plugins.layers.dropout:Dropout",
-            summary="dropout in one Numba kernel, with the masks that Keras draws",
-            reference="keras.layers:Dropout",
-            cases="cnnforge_plugins.layer_cases.dropout:CASES",
-            benchmarks="cnnforge_plugins.layer_cases.dropout:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.dropout:work",
-        ),
-        LayerSpec(
-            name="batch_normalization",
-            target="cnnforge_plugins.layers.batch_normalization:BatchNormalization",
-            summary="batch normalization on Numba kernels",
-            reference="keras.layers:BatchNormalization",
-            cases="cnnforge_plugins.layer_cases.batch_normalization:CASES",
-            benchmarks="cnnforge_plugins.layer_cases.batch_normalization:BENCHMARKS",
-            work="cnnforge_plugins.layer_cases.batch_normalization:work",
-            torch="cnnforge_plugins.layer_cases.batch_normalization:torch_peer",
-        ),
-        LayerSpec(
-            name="batch_normalization_relu",
-            target="cnnforge_plugins.layers.batch_normalization_relu:BatchNormalizationReLU",
-            summary="batch normalization and the ReLU after it in one Numba kernel",
-            reference="cnnforge_plugins.layers.batch_normalization_relu:StockBatchNormalizationReLU",
-            fuses=("keras.layers:BatchNormalization", "keras.layers:ReLU"),
-            places=(
-                "cnnforge_plugins.layers.batch_normalization:BatchNormalization",
-                "cnnforge_plugins.layers.batch_normalization_relu:NormalizedReLU",
-            ),
-            cases="cnnforge_plugins.layer_cases.batch_normalization:RELU_CASES",
-            benchmarks="cnnforge_plugins.layer_cases.batch_normalization:BENCHMARKS",
-            torch="cnnforge_plugins.layer_cases.batch_normalization:relu_torch_peer",
-        ),
-        LayerSpec(
-            name="batch_normalization_activation",
-            target="cnnforge_plugins.layers.batch_normalization_relu:BatchNormalizationReLU",
-            summary="batch normalization and the Activation after it in one Numba kernel",
-            reference="cnnforge_plugins.layers.batch_normalization_relu:StockBatchNormalizationReLU",
-            fuses=("keras.layers:BatchNormalization", "keras.layers:Activation"),
-            places=(
-                "cnnforge_plugins.layers.batch_normalization:BatchNormalization",
-                "cnnforge_plugins.layers.batch_normalization_relu:NormalizedActivation",
-            ),
-        ),
-    ]
+    return LAYERS
 
 
 @hookimpl

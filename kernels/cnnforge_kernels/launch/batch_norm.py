@@ -86,9 +86,9 @@ def batch_normalization(
     inputs, *options = _options(inputs, gamma, beta, epsilon, activation)
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, *options[:2]))
     mean, variance = (np.empty(inputs.shape[-1]) for _ in range(2))
-    rows, (gamma, beta, *others) = _rows(inputs), options
+    rows = _rows(inputs)
     arrays.call(training.batch_moments, rows, mean, variance)
-    flat = rows, gamma, beta, mean, variance, *others, _rows(outputs)
+    flat = rows, *options[:2], mean, variance, *options[2:], _rows(outputs)
     arrays.call(training.batch_norm_forward, *flat)
     return outputs, mean, variance
 
@@ -141,8 +141,7 @@ def batch_normalization_grads(
     grads = _host("grad_outputs", grad_outputs, np.float32, inputs.shape)
     result = host_out("batch_norm", out, inputs.shape, (inputs, grads, *options[:2]))
     grad_gamma, grad_beta = (np.empty(each, np.float32) for _ in range(2))
-    gamma, beta, *others = options
-    known = _rows(inputs), gamma, beta, mean, variance, *others
+    known = _rows(inputs), *options[:2], mean, variance, *options[2:]
     upstream = _rows(grads), grad_mean, grad_variance
     found = _rows(result), grad_gamma, grad_beta
     arrays.call(training.batch_norm_and_moments_grads, *known, *upstream, *found)

@@ -20,8 +20,11 @@ from cnnforge_plugins.layer_cases._common import (
 )
 
 
-def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
-    # This function computes a prediction. Tests compare training with the layer of Keras instead.
+def predicted(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
+    """Compute a prediction of the layer with NumPy.
+
+    Tests compare training with the layer of Keras instead.
+    """
     trained = iter(weights)
     gamma = next(trained) if layer.scale else 1.0
     beta = next(trained) if layer.center else 0.0
@@ -30,26 +33,12 @@ def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
 
 
 CASES = cases(
-    _oracle,
+    predicted,
     {
         "images": ({}, (3, 5, 4, 6)),
         "vectors": ({"epsilon": 1e-5, "scale": False}, (7, 16)),
         "scaled": ({"center": False, "momentum": 0.9}, (2, 4, 4, 3)),
     },
-)
-
-
-def _relu_oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
-    return np.clip(_oracle(layer, inputs, *weights), 0, layer.max_value)
-
-
-RELU_CASES = cases(
-    _relu_oracle,
-    {
-        "images": ({}, (3, 5, 4, 6)),
-        "limited": ({"max_value": 6, "center": False}, (4, 4, 3)),
-    },
-    max_value=3,
 )
 BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
@@ -97,15 +86,3 @@ def torch_peer(layer: Any, shape: Shape) -> Peer | None:
         )
 
     return compute, [weights_of(variable) for variable in layer.trainable_variables]
-
-
-def relu_torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return `torch_peer` of the normalization, with the ReLU after it; or return `None`."""
-    import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
-
-    found = torch_peer(layer, shape)
-    if found is None:
-        return None
-    compute, weights = found
-    relu = functional.relu if layer.max_value is None else functional.relu6
-    return lambda *arguments: relu(compute(*arguments)), weights

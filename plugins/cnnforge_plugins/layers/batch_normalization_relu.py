@@ -79,8 +79,26 @@ class BatchNormalizationReLU(_NormalizationReLU, BatchNormalization):
         """Return the ``BatchNormalization`` and the ``ReLU`` that compute the same as the layer."""
         config = self.get_config()
         config.pop("max_value")
-        relu = keras.layers.ReLU(self.max_value, dtype=self.dtype_policy)
-        return keras.layers.BatchNormalization.from_config(config), relu
+        return keras.layers.BatchNormalization.from_config(config), self._activation()
+
+    def _activation(self) -> keras.layers.Layer:
+        return keras.layers.ReLU(self.max_value, dtype=self.dtype_policy)
+
+
+@keras.saving.register_keras_serializable(package="cnnforge")
+class BatchNormalizationActivation(BatchNormalizationReLU):
+    """The same as ``BatchNormalizationReLU``, for a ``keras.layers.Activation`` in place of a ReLU.
+
+    Input shape:
+        (..., C)
+
+    Output shape:
+        the shape of the inputs
+    """
+
+    def _activation(self) -> keras.layers.Layer:
+        name = "relu" if self.max_value is None else "relu6"
+        return keras.layers.Activation(name, dtype=self.dtype_policy)
 
 
 class _AfterNormalization(KernelLayer):

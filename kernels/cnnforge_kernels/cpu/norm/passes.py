@@ -50,7 +50,7 @@ NEAR, REST, SQUARES = range(3)
 PLAIN, PRODUCTS = range(2)
 SUM_ROWS = 3
 # First index of the array FACTORS. The outputs are (inputs - MEAN) * SCALE + SHIFT. If CLIP is 1,
-# they are limited to 0 to LIMIT; NaN means that there is none. The gradient of the inputs is
+# they are limited to 0 to LIMIT; NaN means no limit. The gradient of the inputs is
 # grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
 MEAN, SCALE, SHIFT, LIMIT, OF_INPUTS, ADDED = range(6)
 FACTOR_ROWS = 6

@@ -310,7 +310,7 @@ def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
 def vector_where_between(typingctx: Any, gate: Any, limit: Any, values: Any) -> Any:
     """Return ``values`` in the lanes whose ``gate`` is between 0 and ``limit``, zero in the others.
 
-    NaN is not between them. NaN as ``limit`` means that there is none.
+    NaN is not between them. NaN as ``limit`` means no limit.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -326,7 +326,7 @@ def vector_where_between(typingctx: Any, gate: Any, limit: Any, values: Any) -> 
 def vector_clip(typingctx: Any, values: Any, limit: Any) -> Any:
     """Return ``min(max(values, 0), limit)``; NaN stays NaN.
 
-    NaN as ``limit`` means that there is none.
+    NaN as ``limit`` means no limit.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
