@@ -306,9 +306,7 @@ def batch_norm(
     mean, variance = values.mean(axes), values.var(axes)
     outputs = (values - mean) / np.sqrt(variance + epsilon) * gamma + beta
     if activation is not None:
-        outputs = np.where(outputs < 0, 0, outputs)
-    if activation == "relu6":
-        outputs = np.where(outputs > 6, 6, outputs)
+        outputs = np.clip(outputs, 0, {"relu": np.inf, "relu6": 6}[activation])
     return outputs, mean, variance
 
 
@@ -323,10 +321,7 @@ def batch_norm_gradients(
     grad_mean: NDArray | float = 0.0,
     grad_variance: NDArray | float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, gamma and beta.
-
-    Pass ``outputs`` if there was a ReLU, and ``limit=6`` too if it was a ReLU6.
-    """
+    """Return the gradients of inputs, gamma and beta; ``outputs`` and ``limit`` are those of a ReLU."""
     axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
