@@ -145,9 +145,7 @@ class _Service:
         if request.query_params:
             raise Refused(400, "an explanation has no options: leave out the text after '?'")
         if self._explainer is None:
-            raise Refused(
-                404, f"the task {self._facts.task} has no explanations, only classifications have"
-            )
+            raise Refused(404, f"there are no explanations of the task {self._facts.task}")
         if self._explaining:
             raise Refused(503, "an explanation is being made: try again when it is ready")
         self._explaining = True

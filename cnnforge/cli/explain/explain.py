@@ -80,11 +80,17 @@ def _read(path: Path) -> Any:
     return read_image(str(path), (*checked.size, 1 if checked.grayscale else 3))
 
 
-def _check_task(run: Path, trained_on: RunData, plugins: Plugins) -> None:
-    from cnnforge.errors import UsageError
+def has_explanations(trained_on: RunData, plugins: Plugins) -> bool:
+    """Return whether there is a page for the task of a run."""
     from cnnforge.plugin import DEFAULT_TASK
 
-    if not any(plugins.tasks.same(trained_on.task, each) for each in (DEFAULT_TASK, _DETECTION)):
+    return any(plugins.tasks.same(trained_on.task, each) for each in (DEFAULT_TASK, _DETECTION))
+
+
+def _check_task(run: Path, trained_on: RunData, plugins: Plugins) -> None:
+    from cnnforge.errors import UsageError
+
+    if not has_explanations(trained_on, plugins):
         raise UsageError(
             f"the run {run} is for the task {trained_on.task.rpartition('/')[2]!r}, and explain "
             "shows networks of the tasks 'classification' and 'detection': choose another run, see "

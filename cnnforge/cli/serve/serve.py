@@ -106,10 +106,10 @@ def _check_installed() -> None:
 
 def _explainer(run: Path, trained: Trained, plugins: Any) -> Explainer | None:
     """Return what explains pictures, or `None` if the task has no explanations."""
-    from cnnforge.plugin import DEFAULT_TASK
+    from cnnforge.cli.explain.explain import has_explanations
     from cnnforge.serving.explanation import Explainer
 
-    if not trained.plugins.tasks.same(trained.data.task, DEFAULT_TASK):
+    if not has_explanations(trained.data, trained.plugins):
         return None
     from cnnforge.cli import _settings
 

@@ -356,5 +356,5 @@ def test_one_explanation_at_a_time() -> None:
 
 def test_other_tasks_have_no_explanations(client: Client) -> None:
     answer = client.post("/explain", content=picture(), headers=PNG)
-    refused(answer, 404, "only classifications have")
+    refused(answer, 404, "no explanations of the task")
     assert json.loads(client.get("/health").text)["explains"] is False
