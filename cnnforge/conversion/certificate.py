@@ -46,8 +46,7 @@ from cnnforge.utils.tolerance import error_bounds
 
 _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _PROBES = 4
-# Min K of an output. If an output depends on a single input, the layer computes a formula, whose
-# operations are rounded one by one: `x * exp(-x * x)` differs by more than one rounding.
+# Min K of an output. A formula for one element, `x * exp(-x * x)`, is rounded more than once.
 _MIN_TERMS = 4
 # Min number of values from which a layer computes a mean and a variance in a check. With fewer
 # values, the gradient of the layer may consist of rounding errors only.
@@ -352,8 +351,8 @@ def _run(layer: keras.layers.Layer, inputs: Any) -> tuple[np.ndarray, Gradients]
 def _terms(gradients: Gradients, outputs: np.ndarray) -> int:
     """Return K of the outputs: the number of input elements that one output element depends on.
 
-    It is the max over a few output elements, and `_MIN_TERMS` or more. For each of them, count the
-    input elements at which the gradient of this output element is not zero.
+    It is the max over a few output elements, and `_MIN_TERMS` or more. For each element, count the
+    input elements at which its gradient is not zero.
     """
     terms = _MIN_TERMS
     # Use the largest outputs: an activation may have set other outputs, and their gradients, to 0.

@@ -1,14 +1,16 @@
 """Settings of the user, of Keras and of the machine."""
 
+import gc
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
-from cnnforge.cli import _settings, main
+from cnnforge.cli import _import_keras, _settings, main
 from cnnforge.cli._import_keras import import_keras
 from cnnforge.errors import UsageError
 
@@ -269,3 +271,34 @@ def test_all_modules_can_be_imported_elsewhere(platform):
     )
     assert done.returncode == 0, done.stderr
     assert "note: cnnforge is tested on Linux only" in done.stderr
+
+
+def test_a_package_is_hidden_during_the_import_only(tmp_path, monkeypatch):
+    (tmp_path / "optional_package.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with _import_keras._without("optional_package"), pytest.raises(ModuleNotFoundError):
+        importlib.import_module("optional_package")
+    importlib.import_module("optional_package")
+    monkeypatch.delitem(sys.modules, "optional_package")
+
+
+def test_a_package_that_is_imported_already_stays(monkeypatch):
+    module = types.ModuleType("optional_package")
+    monkeypatch.setitem(sys.modules, "optional_package", module)
+    with _import_keras._without("optional_package"):
+        assert importlib.import_module("optional_package") is module
+    assert sys.modules["optional_package"] is module
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_during_the_import(enabled):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with _import_keras._without_collections():
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+        assert gc.get_freeze_count()
+    finally:
+        (gc.enable if before else gc.disable)()
+        gc.unfreeze()
