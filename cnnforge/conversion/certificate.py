@@ -262,9 +262,8 @@ def _compare(
     seed: int,
 ) -> Iterator[TensorCheck]:
     # A max pooling passes its gradient to the max of each window. If the two largest values differ
-    # only by rounding, the layer and its reference may pass the gradient to different values, and
-    # the comparison would fail. So a layer that ends in a pooling gets inputs and weights whose
-    # sums are exact.
+    # only by rounding, the layer and its reference may pass it to different values. So a layer that
+    # ends in a pooling gets inputs and weights whose sums are exact.
     exact = bool(spec.fuses) and issubclass(spec.load_fuses()[1], keras.layers.MaxPooling2D)
     ours = _copy(spec.load(), config, layer, shape, exact)
     # A layer draws random numbers if it has variables that are not weights. These variables hold
