@@ -321,7 +321,7 @@ def batch_norm_gradients(
     grad_mean: NDArray | float = 0.0,
     grad_variance: NDArray | float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, gamma and beta; ``outputs`` and ``limit`` are those of a ReLU."""
+    """Return the gradients of inputs, gamma and beta; ``outputs`` and ``limit`` are of a ReLU."""
     axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:

@@ -161,11 +161,15 @@ def predict(
     from cnnforge.cli import _render
     from cnnforge.errors import RunError
 
+    def parts() -> list[tuple[FileInputs | SampleInputs, list[Row]]]:
+        # Unpacked only if they are needed.
+        of_each = [rows[first:end] for first, end in pairwise(ends)]
+        return list(zip(found, of_each, strict=True))
+
     try:
         _write(rows, task, output, submission, ids)
         if box_files.written:
-            parts = [rows[first:end] for first, end in pairwise(ends)]
-            box_files.write(list(zip(found, parts, strict=True)), task)
+            box_files.write(parts(), task)
     except RunError:
         # The file could not be written. The predictions took time to compute, so print them.
         _show(rows, task, None)
@@ -184,7 +188,7 @@ def predict(
             if show:
                 from cnnforge.cli.predict.pictures import show_pictures
 
-                show_pictures(parts, task)
+                show_pictures(parts(), task)
             _show(rows, task, output)
     failed = sum(row.error is not None for row in rows)
     if failed == len(rows):
