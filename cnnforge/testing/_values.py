@@ -155,7 +155,7 @@ def values_oracle(subject: Subject) -> str:
 
 
 def not_compared(refused: Sequence[Subject]) -> str:
-    """Return a note with the shapes of inputs that the oracle refuses; "" if it refuses nothing."""
+    """Return a note with the shapes of inputs that the oracle refuses, or ""."""
     shapes = ", ".join(str(each.case.input_shape) for each in refused)
     return f"not at {shapes}: the oracle refuses inputs of this size" if refused else ""
 
