@@ -794,10 +794,10 @@ def test_predictions_are_not_lost_with_their_file(
     (tmp_path / "x.csv").mkdir()
     assert "is a folder" in error_of(capsys, 2, *wrong, str(tmp_path / "x.csv"))
 
-    def full(path, text):
+    def full(path, parts):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cnnforge.utils.atomic_files.write_text", full)
+    monkeypatch.setattr("cnnforge.utils.atomic_files.write_parts", full)
     assert main([*command, "--output", str(tmp_path / "y.csv")]) == 1
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")
