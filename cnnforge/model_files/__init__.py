@@ -7,12 +7,13 @@ the kinds of objects in its weights. Nothing here imports Keras.
 """
 
 from cnnforge.model_files.arrays import check_arrays
-from cnnforge.model_files.classes import ClassProblem, find_class_problem
+from cnnforge.model_files.classes import REFUSED, ClassProblem, find_class_problem
 from cnnforge.model_files.content import CONFIG, WEIGHTS, check_keras_file, check_weights_file
 from cnnforge.model_files.trust import TRUST, RefusedModelError, models_are_trusted, trusting_models
 
 __all__ = [
     "CONFIG",
+    "REFUSED",
     "TRUST",
     "WEIGHTS",
     "ClassProblem",

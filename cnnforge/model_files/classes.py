@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# Layers of Keras that take a function, another model or a file are missing here: Lambda,
-# TFSMLayer, FlaxLayer, JaxLayer, TorchModuleWrapper, StringLookup, IntegerLookup,
-# TextVectorization.
 _LAYERS = """
     Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D
     AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add
@@ -40,6 +37,13 @@ _LAYERS = """
 """
 LAYERS = frozenset(_LAYERS.split())
 """The layers of Keras that a model file may contain."""
+
+_REFUSED = """
+    FlaxLayer IntegerLookup JaxLayer Lambda StringLookup TFSMLayer TextVectorization
+    TorchModuleWrapper
+"""
+REFUSED = frozenset(_REFUSED.split())
+"""The layers of Keras that it may not contain: they take a function, another model or a file."""
 
 _MODELS = frozenset(("Functional", "Model", "Sequential"))
 # Classes of these modules compute numbers from numbers.

@@ -59,6 +59,7 @@ class Explainer:
         path = os.pathsep.join(each for each in sys.path if each)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             __name__,
             stdin=asyncio.subprocess.PIPE,
