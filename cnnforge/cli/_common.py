@@ -41,7 +41,7 @@ KernelsOption = Annotated[
 
 def _trust(context: typer.Context, trust: bool) -> bool:
     if trust:
-        from cnnforge.model_files import trusting_models
+        from cnnforge.model_files.trust import trusting_models
 
         # Until the end of the command.
         context.with_resource(trusting_models())

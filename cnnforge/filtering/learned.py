@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnforge.errors import RunError, UsageError
 from cnnforge.filtering.detectors import SIZES, Detector
-from cnnforge.model_files import WEIGHTS, check_keras_file
+from cnnforge.model_files.content import WEIGHTS, check_keras_file
 from cnnforge.runs import RunDirectory
 
 if TYPE_CHECKING:

@@ -15,13 +15,9 @@ import numpy as np
 from cnnforge.backends import BatchPredictor
 from cnnforge.conversion import Kernels, forge
 from cnnforge.errors import PluginError, RunError, message_of
-from cnnforge.model_files import (
-    CONFIG,
-    RefusedModelError,
-    check_keras_file,
-    find_class_problem,
-    models_are_trusted,
-)
+from cnnforge.model_files.classes import find_class_problem
+from cnnforge.model_files.content import CONFIG, check_keras_file
+from cnnforge.model_files.trust import RefusedModelError, models_are_trusted
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import BATCH_SIZE, Predictor

@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnforge.configuration import TrainingOptions, check_types
 from cnnforge.errors import UsageError
-from cnnforge.model_files import trusting_models
+from cnnforge.model_files.trust import trusting_models
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.prediction.arguments import GivenImages
 from cnnforge.prediction.opening import changes_of, open_predictor, plugin_names

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnforge.errors import CnnforgeError, RunError, message_of, one_line
-from cnnforge.model_files import check_arrays
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.plugin import EngineSpec
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import OpenedModel

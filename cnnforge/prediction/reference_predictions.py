@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cnnforge.errors import RunError
-from cnnforge.model_files import check_arrays
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.runs import RunDirectory
 
 FILE_NAME = "golden.npz"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cnnforge.data import Samples
-from cnnforge.model_files import check_arrays
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.runs import RunDirectory
 
 THUMBNAILS = "thumbnails.npz"

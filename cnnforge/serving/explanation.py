@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnforge.errors import CnnforgeError, one_line
-from cnnforge.model_files import models_are_trusted, trusting_models
+from cnnforge.model_files.trust import models_are_trusted, trusting_models
 from cnnforge.serving.limits import Refused
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import keras
 
 from cnnforge.errors import UsageError
-from cnnforge.model_files import REFUSED, models_are_trusted
+from cnnforge.model_files.classes import REFUSED
+from cnnforge.model_files.trust import models_are_trusted
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.plugin_host.registry import Registry

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cnnforge.errors import RunError, UsageError
-from cnnforge.model_files import check_arrays
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.training.events import EpochMetrics
 from cnnforge.utils.atomic_files import write_bytes
 

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from cnnforge.errors import CnnforgeError, RunError, UsageError, one_line
-from cnnforge.model_files import TRUST, check_weights_file, models_are_trusted
+from cnnforge.model_files.content import check_weights_file
+from cnnforge.model_files.trust import TRUST, models_are_trusted
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.keras_model import load_model
 from cnnforge.runs import CONFIG, RunDirectory, requirements

@@ -14,7 +14,7 @@ from PIL import Image
 import cnnforge
 from cnnforge.cli import main
 from cnnforge.errors import RunError
-from cnnforge.model_files import models_are_trusted
+from cnnforge.model_files.trust import models_are_trusted
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.classification import Classification
 

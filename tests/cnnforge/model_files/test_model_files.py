@@ -16,15 +16,9 @@ from model_attacks import attacks, small_model
 
 from cnnforge.conversion import forge
 from cnnforge.errors import PluginError, RunError, UsageError
-from cnnforge.model_files import (
-    REFUSED,
-    RefusedModelError,
-    check_arrays,
-    find_class_problem,
-    models_are_trusted,
-    trusting_models,
-)
-from cnnforge.model_files.classes import LAYERS
+from cnnforge.model_files.arrays import check_arrays
+from cnnforge.model_files.classes import LAYERS, REFUSED, find_class_problem
+from cnnforge.model_files.trust import RefusedModelError, models_are_trusted, trusting_models
 from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.prediction.keras_model import load_model
 from cnnforge.training.weight_sources import open_source
