@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cnnforge.utils.keras_graph import PRIVATE
+
 _LAYERS = """
     Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D
     AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add
@@ -49,15 +51,11 @@ _MODELS = frozenset(("Functional", "Model", "Sequential"))
 # Classes of these modules compute numbers from numbers.
 _HARMLESS = re.compile(
     r"keras\.(constraints|dtype_policies|initializers|losses|metrics|optimizers(\.schedules)?"
-    r"|quantizers|random|regularizers)|keras\.src\.ops\.(core|einops|image|linalg|math|nn|numpy)"
+    r"|quantizers|random|regularizers)"
 )
-_OTHERS = frozenset(
-    [
-        ("keras", "DTypePolicy"),
-        ("keras", "FloatDTypePolicy"),
-        ("keras.src.applications.convnext", "LayerScale"),
-    ]
-)
+_HARMLESS_PRIVATE = re.compile(r"ops\.(core|einops|image|linalg|math|nn|numpy)")
+_OTHERS = frozenset([("keras", "DTypePolicy"), ("keras", "FloatDTypePolicy")])
+_OTHERS_PRIVATE = frozenset([("applications.convnext", "LayerScale")])
 # Keras writes values in this form. It also has `__lambda__` and `__typespec__`.
 _VALUES = frozenset(
     ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__")
@@ -153,8 +151,11 @@ def _is_of_keras(module: str | None, name: str) -> bool:
         return False
     if module is None:
         return name in LAYERS or name in _MODELS
-    if (module, name) in _OTHERS or (module == "keras.layers" and name in LAYERS):
-        return True
-    if name in _MODELS and re.fullmatch(r"keras(\.models|\.src\.models\.\w+)?", module):
-        return True
-    return _HARMLESS.fullmatch(module) is not None
+    private = module.removeprefix(PRIVATE) if module.startswith(PRIVATE) else ""
+    if name in _MODELS:
+        return module in ("keras", "keras.models") or private.startswith("models.")
+    if private:
+        known = (private, name) in _OTHERS_PRIVATE
+        return known or _HARMLESS_PRIVATE.fullmatch(private) is not None
+    known = (module, name) in _OTHERS or (module == "keras.layers" and name in LAYERS)
+    return known or _HARMLESS.fullmatch(module) is not None
