@@ -1,6 +1,7 @@
 """T20, T21, T22: files of models that contain code or fill the memory are refused, others open."""
 
 import gc
+import hashlib
 import io
 import json
 import resource
@@ -21,6 +22,10 @@ from cnnforge.model_files.classes import LAYERS, REFUSED, find_class_problem
 from cnnforge.model_files.trust import RefusedModelError, models_are_trusted, trusting_models
 from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.prediction.keras_model import load_model
+from cnnforge.prediction.reference_predictions import FILE_NAME, read_reference_predictions
+from cnnforge.reports.thumbnails import THUMBNAILS, read_thumbnails
+from cnnforge.runs import RunDirectory
+from cnnforge.training import state
 from cnnforge.training.weight_sources import open_source
 
 TRUST = "; if you trust its author, add --trust-model (in Python: trust_model=True)"
@@ -242,6 +247,20 @@ def test_t22_arrays_of_another_size_than_they_say_are_refused(tmp_path: Path) ->
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match="it is damaged"):
         check_arrays(path)
+
+
+def test_t22_the_arrays_of_a_run_are_checked(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    path = tmp_path / FILE_NAME
+    np.savez_compressed(path, images=np.zeros(100_000_000, np.uint8))
+    with pytest.raises(RunError, match="it expands from"):
+        read_reference_predictions(run)
+    path.rename(tmp_path / THUMBNAILS)
+    assert read_thumbnails(run) == {}
+    body = (tmp_path / THUMBNAILS).read_bytes()
+    head = f"cnnforge-state 2 {hashlib.sha256(body).hexdigest()}\n".encode()
+    with pytest.raises(ValueError, match="it expands from"):
+        state._decode(head + body)
 
 
 def test_t24_a_file_imports_no_module(
