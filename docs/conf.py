@@ -86,7 +86,7 @@ CONTENTS = {
         "cnnforge/",
         "kernels/",
     ],
-    "Take part": ["CONTRIBUTING", "benchmarks/", "CHANGELOG"],
+    "Take part": ["CONTRIBUTING", "SECURITY", "benchmarks/", "CHANGELOG"],
 }
 
 myst_heading_anchors = 3

@@ -12,6 +12,7 @@ import typer
 from cnnforge.cli._common import (
     JsonOption,
     PluginOption,
+    TrustModelOption,
     find_run,
     find_weights,
 )
@@ -171,6 +172,7 @@ def train(
         typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
     ] = 1,
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     print_config: Annotated[
         bool,
         typer.Option("--print-config", help="Print all options and their sources, then exit."),

@@ -145,7 +145,7 @@ def sweep(
             metric=metric.name,
             shown=metric.text,
             seed=options.seed,
-            command=[sys.executable, "-m", "cnnforge.cli.sweep.worker"],
+            command=[sys.executable, "-P", "-m", "cnnforge.cli.sweep.worker"],
             lock=lock,
             prune=prune,
             tell=_render.message,
