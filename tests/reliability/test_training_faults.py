@@ -15,7 +15,7 @@ NO_ESTIMATE = """
 from cnnforge.training import setup
 setup.available_memory = lambda: None
 """
-# The process may take so many more bytes than it has now.
+# The process may take this number of bytes more than it has now.
 LIMITED = """
 import os, resource
 pages = int(open("/proc/self/statm").read().split()[0])
@@ -38,7 +38,8 @@ def test_t17_a_pixel_that_gives_nan(train, tmp_path: Path) -> None:
     assert line.startswith("error: the loss in epoch 1, batch ")
     assert " of 6 is not a finite number, first seen in the outputs of layer 'poisoned'" in line
     assert line.endswith("; the last saved state is finite")
-    state = saved_in(tmp_path / "poisoned-toy_white-001")
+    (run,) = tmp_path.iterdir()
+    state = saved_in(run)
     assert state.batch > 0
     assert all(np.isfinite(array).all() for array in state.arrays)
 

@@ -35,6 +35,7 @@ def cnnforge_models():
         ModelSpec(name="plain", target="faulty_toy:plain", summary="a dense layer"),
         ModelSpec(name="small", target="faulty_toy:small", summary="state of every kind"),
         ModelSpec(name="poisoned", target="faulty_toy:poisoned", summary="NaN for white corners"),
+        ModelSpec(name="wide", target="faulty_toy:wide", summary="a state of 2 MB"),
         ModelSpec(name="hungry", target="faulty_toy:hungry", summary="large activations"),
     ]
 
@@ -81,6 +82,12 @@ def poisoned(input_shape, classes):
     return _model(input_shape, classes, Poisoned(name="poisoned"))
 
 
+def wide(input_shape, classes):
+    from keras import layers
+
+    return _model(input_shape, classes, layers.Flatten(), layers.Dense(5000))
+
+
 def hungry(input_shape, classes):
     """Take about 100 MB for each image."""
     from keras import layers
@@ -113,7 +120,7 @@ def load(argument, options):
     for image, label in zip(images, labels, strict=True):
         image[2 * label : 2 * label + 2] += 100
     if argument == "white":
-        images[30, 0, 0] = 255
+        images[53, 0, 0] = 255
     dataset = dataset_from_arrays(
         f"toy:{argument}" if argument else "toy",
         images.astype(np.uint8),

@@ -24,6 +24,14 @@ from typing import Any
 # Max seconds that a test waits for a command. The machine may be busy.
 PATIENCE = 240.0
 
+# Python code after which a process of root may no longer write everywhere.
+NO_PRIVILEGES = """
+import ctypes
+header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
+    raise OSError(ctypes.get_errno(), "capset")
+"""
+
 # The whole number of trials, which takes minutes: `make test-slow`.
 SLOW = os.environ.get("CNNFORGE_SLOW_TESTS") == "1"
 
@@ -34,8 +42,8 @@ class Ended:
 
     Attributes:
         code: Exit code; 128 plus the number of the signal that ended the process.
-        out: What it wrote on stdout.
-        err: What it wrote on stderr.
+        out: Text that it wrote on stdout.
+        err: Text that it wrote on stderr.
     """
 
     code: int
