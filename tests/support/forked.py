@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 # Max seconds that a test waits for a command. The machine may be busy.
-PATIENCE = 240.0
+PATIENCE = 150.0
 
 # Python code after which a process of root may no longer write everywhere.
 NO_PRIVILEGES = """
@@ -79,7 +79,9 @@ class Running:
         """Wait until a text is on its stderr."""
         end = time.monotonic() + PATIENCE
         while text not in self._read("err"):
-            if time.monotonic() > end or not os.path.exists(f"/proc/{self.pid}"):
+            # Z: it has ended, and nobody has asked how.
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if time.monotonic() > end or state == "Z":
                 raise AssertionError(f"no {text!r} in: {self._read('err')}")
             time.sleep(0.005)
 
@@ -213,7 +215,7 @@ def _become(
         os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_APPEND), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout, sys.stderr = (
-        os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+        os.fdopen(descriptor, "w", 1, encoding="utf-8", errors="surrogateescape", closefd=False)
         for descriptor in (1, 2)
     )
     faulthandler.enable()
