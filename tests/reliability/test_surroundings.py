@@ -71,7 +71,7 @@ def test_a_home_that_is_read_only(train, whole, tmp_path: Path) -> None:
 def test_a_user_without_a_home(commands) -> None:
     """It has no line in the list of users either."""
     unset = {"HOME": None, "XDG_CACHE_HOME": None}
-    ended = commands.run("plugins", "--json", environment=unset, user=4_000_000, folder="/")
+    ended = commands.run("plugins", "--json", environment=unset, user=4_000_000)
     assert ended.code == 0, ended.err
     assert ended.err.startswith("note: this user has no home folder")
 
@@ -101,7 +101,7 @@ def test_a_disk_with_one_megabyte_left(train, tmp_path: Path) -> None:
 @AS_ROOT
 def test_no_further_thread_can_be_had(commands, tmp_path: Path) -> None:
     command = ["train", "lenet", "--data", "mnist5k", "--output", tmp_path / "runs"]
-    ended = commands.run(*command, user=NOBODY, limits={"NPROC": 1}, folder="/")
+    ended = commands.run(*command, user=NOBODY, limits={"NPROC": 1}, before=NO_PRIVILEGES)
     assert ended.code == 1, ended.err
     (line,) = ended.errors
     assert line.startswith("error: this user may start no further thread, and ")

@@ -120,7 +120,7 @@ class Commands:
             **options: `before`: Python code that is executed first; with no arguments it is all
                 that is executed. `environment`: Variables, `None` removes one. `limits`: The soft
                 limit for each name, such as `{"FSIZE": 65536}`. `folder`: The working folder.
-                `user`: Number of the user who runs the command.
+                `user`: Number of the real user; the effective one stays root.
         """
         self._count += 1
         folder = self._folder / str(self._count)
@@ -229,8 +229,8 @@ def _become(
         if folder is not None:
             os.chdir(folder)
         if user is not None:
-            os.setgid(user)
-            os.setuid(user)
+            # Another user might not be allowed to read the files of Python.
+            os.setresuid(user, 0, 0)
         for name, limit in (limits or {}).items():
             kind = getattr(resource, f"RLIMIT_{name}")
             resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
