@@ -64,6 +64,7 @@ CONTENTS = {
         "docs/compare-and-sweep",
         "docs/explain",
         "docs/troubleshooting",
+        "docs/reliability",
         "docs/inference",
         "docs/serve",
         "docs/export",

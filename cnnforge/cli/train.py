@@ -183,7 +183,7 @@ def train(
     """Train a model and write a run directory.
 
     Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
-    2 usage error, 129, 130 or 143 interrupted.
+    2 usage error, 3 a loss or a weight is not finite, 129, 130, 138 or 143 interrupted.
     """
     from cnnforge.cli._repeat import run_once, run_repeatedly
     from cnnforge.configuration import check_types, parse_time, read_config

@@ -165,6 +165,11 @@ class StateStore:
                 raise UsageError(f"{path} {error}") from error
         return None, warnings
 
+    @property
+    def has_states(self) -> bool:
+        """Whether a state has been saved."""
+        return bool(self._newest_first())
+
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.ckpt"), reverse=True)
 
