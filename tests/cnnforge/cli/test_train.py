@@ -663,15 +663,6 @@ def test_print_config_refuses_the_epochs_that_train_refuses(
     assert main([*command, "--epochs", "4"]) == 0
 
 
-def test_numbers_that_are_none_end_the_run(
-    plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["train", "small", *OPTIONS, "--plugin", plugin, "--output", str(tmp_path)]
-    line = error_of(capsys, 1, *command, "--learning-rate", "1e38")
-    assert "is not a finite number, first seen in the outputs of layer" in line
-    assert "lower the learning rate" in line
-
-
 def test_evaluate(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
