@@ -150,7 +150,7 @@ def test_forge_and_lower(known):
     assert forge(forged, "numba", layers=known) is forged
     (check,) = certify(forged, layers=known)
     assert check.passed
-    assert (check.layer, check.kind) == ("on", "StockScaledReLU")
+    assert (check.layer, check.kind) == ("on", "ReLU+Rescaling")
     inputs = np.random.default_rng(0).standard_normal((2, 3, 4, 2)).astype(np.float32)
     expected = model()(inputs)
     for got in (forged(inputs), forged.predict(inputs, verbose=0)):
