@@ -53,7 +53,7 @@ EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
 .PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
-	compare-seeds sweep-kills fuzz-serve lint format docs bench bench-torch bench-inference \
+	compare-seeds sweep-kills test-slow fuzz-serve lint format docs bench bench-torch bench-inference \
 	bench-gate bench-plugin dist lock clean
 
 help:
@@ -66,6 +66,7 @@ help:
 	@echo "make mutants  check each broken layer 20 times: is its fault found in every run?"
 	@echo "make compare-seeds  train 42 small runs: compare finds no difference between seeds"
 	@echo "make sweep-kills  kill a sweep ten times: it ends with the trials of an uninterrupted one"
+	@echo "make test-slow  kill trainings and saves many times: see docs/reliability.md"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
 	@echo "make test-export  run exported models in ONNX Runtime and LiteRT"
@@ -176,6 +177,10 @@ $(AXE):
 test-pages: $(TEST_INSTALLED) $(AXE)
 	$(BIN)/python -m pytest tests/cnnforge/pages tests/cnnforge/filtering tests/cnnforge/explaining \
 		tests/cnnforge/reports tests/cnnforge/cli/explain tests/cnnforge/cli/compare tests/cnnforge/serving/test_page.py
+
+# Every trial of the promises in docs/reliability.md; `make test` runs some of them.
+test-slow: $(TEST_INSTALLED)
+	CNNFORGE_SLOW_TESTS=1 $(BIN)/python -m pytest tests/reliability
 
 fuzz-serve: $(TEST_INSTALLED)
 	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py

@@ -23,6 +23,7 @@ def load(
     *,
     kernels: Kernels = "auto",
     plugins: Sequence[str] = (),
+    trust_model: bool = False,
 ) -> Model:
     """Load the trained model of a run.
 
@@ -36,13 +37,16 @@ def load(
             plugin layers or with stock layers.
         plugins: Files and modules of plugins that the model needs and that are not installed, as
             for the option `--plugin`.
+        trust_model: Whether to open `model.keras` without the checks that refuse code, as for the
+            option `--trust-model`. Such a file can run any code.
 
     Returns:
         The model.
 
     Raises:
         UsageError: The folder is not a run, or an argument is invalid.
-        RunError: A file of the run or a plugin is missing, or a file is damaged.
+        RunError: A file of the run or a plugin is missing, or a file is damaged or
+            refused.
 
     Example:
         ```python
@@ -56,7 +60,7 @@ def load(
     # Imported here, so that `import cnnforge` stays light.
     from cnnforge.prediction import model
 
-    return model.load(run, kernels=kernels, plugins=plugins)
+    return model.load(run, kernels=kernels, plugins=plugins, trust_model=trust_model)
 
 
 def load_plugins(plugins: Sequence[str] = ()) -> None:

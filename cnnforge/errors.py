@@ -9,6 +9,7 @@ __all__ = [
     "AmbiguousNameError",
     "CnnforgeError",
     "DataError",
+    "NotFiniteError",
     "PluginError",
     "RunError",
     "UnknownNameError",
@@ -36,6 +37,12 @@ class CnnforgeError(Exception):
     """
 
     exit_code: int = 1
+
+
+class NotFiniteError(CnnforgeError):
+    """Training gave a loss or a weight that is not a finite number."""
+
+    exit_code = 3
 
 
 class RunError(CnnforgeError):

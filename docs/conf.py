@@ -64,6 +64,7 @@ CONTENTS = {
         "docs/compare-and-sweep",
         "docs/explain",
         "docs/troubleshooting",
+        "docs/reliability",
         "docs/inference",
         "docs/serve",
         "docs/export",
@@ -86,7 +87,7 @@ CONTENTS = {
         "cnnforge/",
         "kernels/",
     ],
-    "Take part": ["CONTRIBUTING", "benchmarks/", "CHANGELOG"],
+    "Take part": ["CONTRIBUTING", "SECURITY", "benchmarks/", "CHANGELOG"],
 }
 
 myst_heading_anchors = 3

@@ -39,6 +39,28 @@ KernelsOption = Annotated[
 """The option `--kernels` of commands that use a trained model; its default is `"auto"`."""
 
 
+def _trust(context: typer.Context, trust: bool) -> bool:
+    if trust:
+        from cnnforge.model_files.trust import trusting_models
+
+        # Until the end of the command.
+        context.with_resource(trusting_models())
+    return trust
+
+
+TrustModelOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-model",
+        callback=_trust,
+        help="Open the model file without checks. It can run any code, so name only files whose "
+        "author you trust.",
+    ),
+]
+"""The option `--trust-model`. It is the type of a command's parameter `trust_model` with default
+`False`. The option acts by itself, so the command does not use the parameter."""
+
+
 def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:
     """Load all plugins, and print a warning on stderr for each installed plugin that fails to load.
 
@@ -102,6 +124,11 @@ def find_weights(named: Path, option: str = "--init-from") -> Path:
     path = Path(os.path.expanduser(named))
     if path.suffix.lower() in (".keras", ".h5") and not os.path.exists(path):
         raise UsageError(f"{option}: there is no file {named}; 'cnnforge runs' lists runs")
+    if os.path.isfile(path / "saved_model.pb"):
+        raise UsageError(
+            f"{option}: {named} is a SavedModel, whose graph may do anything, and Keras 3 does not "
+            "read it: save the model as a .keras file in the program that made it"
+        )
     if not os.path.isfile(path):
         return find_run(path)
     return path

@@ -12,6 +12,9 @@ without a message, leaves the cursor hidden, and calls no exit handlers.
 
 The program writes each file under a temporary name and renames it. So all files are complete,
 whenever the process ends.
+
+SIGTERM and SIGHUP are treated like a Ctrl-C, so that temporary files are removed. Commands that
+save a state have handlers of their own for these signals, see `cnnforge.utils.stop_signals`.
 """
 
 from __future__ import annotations
@@ -29,8 +32,13 @@ from typing import NoReturn
 EXIT_CODE = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
 
-# The exit codes of a command that a signal has interrupted. Windows has no SIGHUP.
-_AFTER_SIGNAL = (EXIT_CODE, 128 + signal.SIGTERM, 128 + getattr(signal, "SIGHUP", 1))
+# The exit codes of a command that a signal has interrupted. Windows has no SIGHUP and no SIGUSR1.
+_AFTER_SIGNAL = (
+    EXIT_CODE,
+    128 + signal.SIGTERM,
+    128 + getattr(signal, "SIGHUP", 1),
+    128 + getattr(signal, "SIGUSR1", 10),
+)
 
 # Seconds after a Ctrl-C until the second thread ends the program. If no library catches the
 # exception, the main thread ends the program earlier, within a few hundredths of a second.
@@ -85,14 +93,17 @@ class _Watch:
 
     def _listen(self) -> None:
         while numbers := os.read(self._signals, 64):
-            self._count += numbers.count(signal.SIGINT)
+            # Not those for which a command that saves has a handler of its own.
+            self._count += sum(
+                number == signal.SIGINT or signal.getsignal(number) is _end for number in numbers
+            )
             if self._count >= self._limit:
                 if not self._finished.wait(_PATIENCE):
                     cursor = _SHOW_CURSOR if os.isatty(self._stderr) else b""
-                    line = f"error: {_message}\n".encode(self._encoding, "backslashreplace")
+                    line = f"error: {message()}\n".encode(self._encoding, "backslashreplace")
                     with contextlib.suppress(OSError):
                         os.write(self._stderr, cursor + line)
-                    os._exit(EXIT_CODE)
+                    os._exit(exit_code())
                 return
 
     def _leave(self) -> None:
@@ -107,12 +118,37 @@ class _Watch:
 _is_program = False
 _watch: _Watch | None = None
 _message = "interrupted"
+# The signal other than SIGINT that ends the program, and the number of its process.
+_received: signal.Signals | None = None
+_process = 0
 
 
 def enable() -> None:
-    """Allow `watch` to install a signal handler. Only the program `cnnforge` calls this."""
-    global _is_program
-    _is_program = True
+    """Install handlers for SIGTERM and SIGHUP, and allow `watch` to install one for SIGINT.
+
+    Only the program `cnnforge` calls this.
+    """
+    global _is_program, _process
+    _is_program, _process = True, os.getpid()
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # A signal is ignored, for instance, if the program was started with nohup.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End the program as after a Ctrl-C."""
+    global _received
+    if os.getpid() != _process:
+        # A copy of the process has inherited the handler, and is to end at once.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    _received = signal.Signals(number)
+    raise KeyboardInterrupt
 
 
 def watch() -> None:
@@ -155,13 +191,20 @@ def saving() -> contextlib.AbstractContextManager[None]:
 
 
 def was_interrupted() -> bool:
-    """Return whether Ctrl-C was pressed. If it was, other errors may be caused by the Ctrl-C."""
-    return _watch is not None and _watch.interrupted
+    """Return whether a signal has arrived. If it has, it may be the cause of other errors."""
+    return _received is not None or (_watch is not None and _watch.interrupted)
+
+
+def exit_code() -> int:
+    """Return the exit code of a program that was interrupted: 130, 143 or 129."""
+    return EXIT_CODE if _received is None else 128 + _received
 
 
 def message() -> str:
-    """Return the message that is printed after a Ctrl-C."""
-    return _message
+    """Return the message that is printed after a Ctrl-C, SIGTERM or SIGHUP."""
+    if _received is None:
+        return _message
+    return _message.replace("interrupted", f"interrupted by {_received.name}", 1)
 
 
 def set_message(text: str) -> None:

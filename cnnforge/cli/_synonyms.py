@@ -30,8 +30,7 @@ COMMANDS = _by_name(
         "check checks env info diagnose": "doctor",
         "resume continue": "train --resume",
         "finetune fine-tune transfer": "train --init-from",
-        "export convert deploy save": "the model.keras of a run is a stock Keras model, which "
-        "keras.models.load_model opens",
+        "convert deploy save": "export",
         "help": "--help",
         "version": "--version",
     }

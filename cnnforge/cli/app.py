@@ -54,15 +54,15 @@ _GROUPS = (data, plugins)
 # Arguments with which no command does its work.
 _NO_COMMAND = frozenset({"-h", "--help", "--version"})
 
-INTERRUPTED = _ctrl_c.EXIT_CODE
-
 # Click's class `ClickException`, the base class of all argument errors. Some versions of Typer
 # depend on Click and others contain a copy of Click, so the class has no fixed import path.
 _ArgumentError: Any = typer.BadParameter.__mro__[2]
 
 
 class _Interrupted(CnnforgeError):
-    exit_code = INTERRUPTED
+    def __init__(self) -> None:
+        super().__init__(_ctrl_c.message())
+        self.exit_code = _ctrl_c.exit_code()
 
 
 class _Group(TyperGroup):
@@ -72,7 +72,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise _Interrupted(_ctrl_c.message()) from None
+            raise _Interrupted from None
 
 
 # `rich_markup_mode=None`, because otherwise Typer would import rich for every --help and every
@@ -120,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0 for success, 1 for failure, 2 for a usage error, 130 after Ctrl-C, 141 if
+        The exit code: 0 for success, 1 for failure, 2 for a usage error, 3 if a training gave
+        values that are not finite, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 if
         the reader of stdout has closed it, or the code of a `typer.Exit` that a command raised.
     """
     if arguments is not None:
@@ -153,7 +154,7 @@ def _run(arguments: list[str]) -> int:
     except CnnforgeError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(_ctrl_c.message(), INTERRUPTED)
+        return _fail(_ctrl_c.message(), _ctrl_c.exit_code())
     except _ArgumentError as error:
         from cnnforge.cli._advice import explain
 
@@ -161,7 +162,7 @@ def _run(arguments: list[str]) -> int:
     except Exception:
         if not _ctrl_c.was_interrupted():
             raise
-        return _fail(_ctrl_c.message(), INTERRUPTED)
+        return _fail(_ctrl_c.message(), _ctrl_c.exit_code())
     return code if isinstance(code, int) else 0
 
 
@@ -171,6 +172,6 @@ def _fail(message: str, code: int) -> int:
     if _ctrl_c.was_interrupted():
         # After a Ctrl-C, a library may have caught KeyboardInterrupt and raised this error in its
         # place. So print the message of Ctrl-C, not that of the error.
-        message, code = _ctrl_c.message(), INTERRUPTED
+        message, code = _ctrl_c.message(), _ctrl_c.exit_code()
     _render.error(message)
     return code

@@ -11,6 +11,7 @@ from cnnforge.cli._common import (
     JsonOption,
     KernelsOption,
     PluginOption,
+    TrustModelOption,
     find_run,
     load_plugins,
     print_json,
@@ -40,6 +41,7 @@ def evaluate(
     ] = "validation",
     kernels: KernelsOption = "auto",
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Evaluate the model of a run.

@@ -12,6 +12,7 @@ import typer
 from cnnforge.cli._common import (
     JsonOption,
     PluginOption,
+    TrustModelOption,
     find_run,
     find_weights,
 )
@@ -171,6 +172,7 @@ def train(
         typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
     ] = 1,
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     print_config: Annotated[
         bool,
         typer.Option("--print-config", help="Print all options and their sources, then exit."),
@@ -181,7 +183,7 @@ def train(
     """Train a model and write a run directory.
 
     Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
-    2 usage error, 129, 130 or 143 interrupted.
+    2 usage error, 3 a loss or a weight is not finite, 129, 130, 138 or 143 interrupted.
     """
     from cnnforge.cli._repeat import run_once, run_repeatedly
     from cnnforge.configuration import check_types, parse_time, read_config

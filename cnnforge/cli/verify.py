@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, find_run, load_plugins, print_json
+from cnnforge.cli._common import (
+    JsonOption,
+    PluginOption,
+    TrustModelOption,
+    find_run,
+    load_plugins,
+    print_json,
+)
 
 
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or latest.")],
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check the Numba kernels of the model of a run against stock Keras layers.

@@ -250,7 +250,7 @@ def _check(
         results = tuple(_compare(layer, spec, config, shape, seed))
     except Exception as raised:
         error = one_line(raised)
-    kind = spec.load_reference().__name__
+    kind = spec.stock_name
     return LayerCheck(layer.name, kind, spec.qualified_name, shape, dtype, results, error)
 
 

@@ -7,18 +7,18 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnforge.errors import RunError, UsageError
 from cnnforge.filtering.detectors import SIZES, Detector
+from cnnforge.model_files.content import WEIGHTS, check_keras_file
 from cnnforge.runs import RunDirectory
 
 if TYPE_CHECKING:
     import h5py
 
-_WEIGHTS = "model.weights.h5"
 # Colors of a picture: gray or RGB.
 _CHANNELS = (1, 3)
 
@@ -82,9 +82,10 @@ def _convolutions(run: RunDirectory) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the name and the weights of each layer with weights (KH, KW, C, F)."""
     import h5py
 
+    order = _layer_order(check_keras_file(run.model, "restore the file, or choose another run"))
     try:
         with zipfile.ZipFile(run.model) as archive:
-            content = io.BytesIO(archive.read(_WEIGHTS))
+            content = io.BytesIO(archive.read(WEIGHTS))
         with h5py.File(content, "r") as file:
             found: list[tuple[str, np.ndarray]] = []
 
@@ -99,14 +100,9 @@ def _convolutions(run: RunDirectory) -> Iterator[tuple[str, np.ndarray]]:
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"the weights in {run.model} cannot be read: {error}") from error
     # The groups of a file are in the order of their names, "conv2d_10" before "conv2d_2".
-    order = _layer_order(run)
     yield from sorted(found, key=lambda each: order.get(each[0], len(order)))
 
 
-def _layer_order(run: RunDirectory) -> dict[str, int]:
-    import json
-
-    with zipfile.ZipFile(run.model) as archive:
-        config = json.loads(archive.read("config.json"))
+def _layer_order(config: dict[str, Any]) -> dict[str, int]:
     layers = config.get("config", {}).get("layers", [])
     return {layer["config"].get("name", ""): place for place, layer in enumerate(layers)}

@@ -91,6 +91,12 @@ class LayerSpec(Spec):
         """Whether the reference is not a class of Keras. Saved models contain it, so need it."""
         return self.reference is not None and not self.reference.startswith(("keras.", "keras:"))
 
+    @property
+    def stock_name(self) -> str:
+        """Class name of the stock layer, or of both with a plus; "" if the spec names neither."""
+        paths = self.fuses or (self.reference or "",)
+        return "+".join(path.rpartition(":")[2] for path in paths)
+
     def load_fuses(self) -> tuple[Any, ...]:
         """Import the classes of the two stock Keras layers that this layer replaces as one.
 

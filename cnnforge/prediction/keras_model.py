@@ -5,7 +5,6 @@ Keras takes seconds to import, so nothing imports this module at the top that wo
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,6 +15,9 @@ import numpy as np
 from cnnforge.backends import BatchPredictor
 from cnnforge.conversion import Kernels, forge
 from cnnforge.errors import PluginError, RunError, message_of
+from cnnforge.model_files.classes import find_class_problem
+from cnnforge.model_files.content import CONFIG, check_keras_file
+from cnnforge.model_files.trust import RefusedModelError, models_are_trusted
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import BATCH_SIZE, Predictor
@@ -119,6 +121,9 @@ def outputs_of(model: keras.Model) -> Outputs:
 def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
     """Open the model in a `.keras` file. A file that contains code raises an error.
 
+    The file is checked before Keras reads it, see `cnnforge.model_files`; if the user trusts it,
+    it is not checked, and may be a `.h5` file, too.
+
     Args:
         path: The file.
         layers: Registry of the plugin layers. A file may contain plugin layers that do not replace
@@ -131,10 +136,11 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
     Raises:
         RunError: The file is missing, damaged or refused, or has a layer that no plugin declares.
     """
+    config = None if models_are_trusted() else check_keras_file(path)
     try:
         try:
-            return _open(path)
-        except TypeError:
+            return _open(path, config)
+        except (TypeError, _UnknownClassError):
             # Keras raises TypeError for a class that it does not know. Import the plugin layers
             # that a file may contain, and try again.
             own = [it for it in layers.values() if it.reference is None or it.own_reference]
@@ -150,19 +156,43 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                     # contain this layer.
                     broken.append(error)
             try:
-                return _open(path)
-            except TypeError:
+                return _open(path, config)
+            except (TypeError, _UnknownClassError):
                 if broken:
                     raise broken[0] from None
                 raise
+    except RefusedModelError:
+        raise
     except Exception as error:
-        reason = message_of(error)
-        # For a file that is not a zip archive, Keras says that it does not exist. Replace this
-        # wrong reason.
-        if path.is_file() and not zipfile.is_zipfile(path):
-            reason = "it is damaged or not a Keras model; expected a .keras file, or a run"
-        raise RunError(f"{path} cannot be opened: {reason[:300]}") from error
+        raise RunError(f"{path} cannot be opened: {message_of(error)[:300]}") from error
 
 
-def _open(path: Path) -> keras.Model:
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+class _UnknownClassError(RunError):
+    """A model file needs a class that no plugin has registered."""
+
+
+def _open(path: Path, config: dict[str, Any] | None) -> keras.Model:
+    """Open a file. `config` is its configuration if the classes in it are to be checked."""
+    if config is None:
+        return keras.saving.load_model(path, compile=False, safe_mode=False)
+    problem = find_class_problem(config, _is_registered, _is_in_keras)
+    if problem is None:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    if problem.package:
+        raise _UnknownClassError(
+            f"{problem.text} belongs neither to Keras nor to an installed plugin: install the "
+            f"plugin that has {problem.package!r}, or name it with --plugin"
+        )
+    raise RefusedModelError(
+        path,
+        f"{CONFIG} names {problem.text}, expected layers of Keras or of installed plugins that "
+        "take no functions and no files",
+    )
+
+
+def _is_registered(name: str) -> bool:
+    return keras.saving.get_registered_object(name) is not None
+
+
+def _is_in_keras(module: str, name: str) -> bool:
+    return hasattr(getattr(keras, module), name)

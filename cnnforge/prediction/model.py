@@ -13,6 +13,7 @@ import numpy as np
 
 from cnnforge.configuration import TrainingOptions, check_types
 from cnnforge.errors import UsageError
+from cnnforge.model_files.trust import trusting_models
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.prediction.arguments import GivenImages
 from cnnforge.prediction.opening import changes_of, open_predictor, plugin_names
@@ -171,6 +172,7 @@ def load(
     *,
     kernels: Kernels = "auto",
     plugins: Sequence[str] = (),
+    trust_model: bool = False,
 ) -> Model:
     """Load the trained model of a run; see `cnnforge.load`, which calls this function."""
     if isinstance(plugins, str):
@@ -182,8 +184,15 @@ def load(
     _ = TrainingOptions(kernels=kernels)
     loaded = discover(plugin_names(options.plugin, plugins))
     others = requirements.check(directory, loaded.records, model_only=True)
-    predictor = open_predictor(directory, loaded, kernels=kernels, changed=changes_of(others))
-    reopen = partial(load, directory.path.resolve(), kernels=kernels, plugins=tuple(plugins))
+    with trusting_models(trust_model):
+        predictor = open_predictor(directory, loaded, kernels=kernels, changed=changes_of(others))
+    reopen = partial(
+        load,
+        directory.path.resolve(),
+        kernels=kernels,
+        plugins=tuple(plugins),
+        trust_model=trust_model,
+    )
     return Model(predictor, directory.path, reopen)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnforge.errors import CnnforgeError, RunError, message_of, one_line
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.plugin import EngineSpec
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import OpenedModel
@@ -124,6 +125,7 @@ def find_plan(run: RunDirectory, task: Task, plugins: Plugins) -> FoundPlan:
             return FoundPlan(problem=f"{PLAN} is missing")
         if record.plan != file_digest(path):
             return FoundPlan(problem=f"{PLAN} is damaged, or belongs to another {RECORD}")
+        check_arrays(path)
         return FoundPlan(_Announced(plugins.engines[record.engine].load()(path)), record)
     except ValueError as error:
         return FoundPlan(problem=message_of(error))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cnnforge.errors import RunError
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.runs import RunDirectory
 
 FILE_NAME = "golden.npz"
@@ -94,6 +95,7 @@ def read_reference_predictions(run: RunDirectory) -> ReferencePredictions | None
     if not path.is_file():
         return None
     try:
+        check_arrays(path)
         with np.load(path, allow_pickle=False) as archive:
             images, digest = archive["images"], archive["model"]
             # cnnforge 0.1 saved a single array, with the name "probabilities".

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cnnforge.data import Samples
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.runs import RunDirectory
 
 THUMBNAILS = "thumbnails.npz"
@@ -66,6 +67,7 @@ def read_thumbnails(run: RunDirectory) -> dict[int, str]:
         empty if the run has none, or if the file is damaged.
     """
     try:
+        check_arrays(run.path / THUMBNAILS)
         with np.load(run.path / THUMBNAILS, allow_pickle=False) as archive:
             rows, ends = archive["rows"].tolist(), archive["ends"].tolist()
             content = archive["content"].tobytes()

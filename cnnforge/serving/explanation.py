@@ -11,11 +11,12 @@ import pickle
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnforge.errors import CnnforgeError, one_line
+from cnnforge.model_files.trust import models_are_trusted, trusting_models
 from cnnforge.serving.limits import Refused
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ class Explainer:
         run: The run directory.
         data: The data of the run.
         plugins: Plugins to load that are not installed, as for `--plugin`.
+        trust_model: Whether model files are opened without checks, as for `--trust-model`.
     """
 
     run: Path
     data: RunData
     plugins: Sequence[str] = ()
+    trust_model: bool = field(default_factory=models_are_trusted)
 
     async def explain(self, content: bytes, seconds: float) -> str:
         """Make the page of a picture.
@@ -56,6 +59,7 @@ class Explainer:
         path = os.pathsep.join(each for each in sys.path if each)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             __name__,
             stdin=asyncio.subprocess.PIPE,
@@ -101,7 +105,8 @@ def _explain(explainer: Explainer, content: bytes) -> str:
     picture = stored(content)
     checked = check_image(picture)
     loaded = read_image(picture, (*checked.size, 1 if checked.grayscale else 3))
-    return explain_picture(run, explainer.data, plugins, picture, loaded, _NAME).text
+    with trusting_models(explainer.trust_model):
+        return explain_picture(run, explainer.data, plugins, picture, loaded, _NAME).text
 
 
 def _main() -> None:

@@ -90,7 +90,7 @@ def _simulated(requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         path = os.pathsep.join(path for path in sys.path if path)
         try:
             done = subprocess.run(
-                [sys.executable, "-m", cuda_simulator.__name__, str(file)],
+                [sys.executable, "-P", "-m", cuda_simulator.__name__, str(file)],
                 env={**os.environ, "PYTHONPATH": path, "NUMBA_ENABLE_CUDASIM": "1"},
                 capture_output=True,
                 text=True,

@@ -83,7 +83,7 @@ def start() -> subprocess.Popen[str]:
     """Start the process that will open the saved models; it imports Keras, and waits."""
     path = os.pathsep.join(path for path in sys.path if path)
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-P", "-m", __name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

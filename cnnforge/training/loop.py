@@ -21,7 +21,7 @@ import numpy as np
 from cnnforge.callbacks import Callback
 from cnnforge.data import Augmentation, AugmentedSamples, Dataset, samples_of_epoch
 from cnnforge.data.prefetch import Chunk, StepsPerCall, chunks, images_only
-from cnnforge.errors import CnnforgeError
+from cnnforge.errors import NotFiniteError
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.tasks import LOSS, Evaluation, Metric, Task, is_better
 from cnnforge.training import nonfinite
@@ -112,9 +112,9 @@ def train(
     Raises:
         UnknownNameError: The task has no metric `monitor`.
         UsageError: The warmup is not shorter than the training.
-        CnnforgeError: The loss or a weight is not finite, or `resume_from` belongs to another
-            model. The message about a value that is not finite names epoch, batch and layer. Such
-            a value is never saved, so the run can be resumed from its last state.
+        NotFiniteError: The loss or a weight is not finite. The message names epoch, batch and
+            layer. Such a value is never saved, so the run can be resumed from its last state.
+        CnnforgeError: `resume_from` belongs to another model.
         RunError: A file could not be written.
         PluginError: A callback or an augmentation failed.
     """
@@ -380,11 +380,11 @@ class _Run:
         return ""
 
     def fail(self, what: str, first: str) -> NoReturn:
-        raise CnnforgeError(
+        raise NotFiniteError(
             f"{what} is not a finite number"
             + (f", first seen in {first}" if first else "")
             + ": lower the learning rate, or look for damaged images in the data"
-            + ("; the last saved state is finite" if self.store else "")
+            + ("; the last saved state is finite" if self.store and self.store.has_states else "")
         )
 
     def tell(self, event: Event) -> None:

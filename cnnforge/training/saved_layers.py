@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import keras
+
+from cnnforge.errors import UsageError
+from cnnforge.model_files.classes import REFUSED
+from cnnforge.model_files.trust import models_are_trusted
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.plugin_host.registry import Registry
@@ -16,6 +21,25 @@ def saved_paths(layers: Registry[LayerSpec]) -> Iterator[tuple[str, LayerSpec]]:
             yield spec.target, spec
         elif spec.own_reference:
             yield spec.reference, spec
+
+
+def check_can_be_opened(layers: Iterable[keras.Layer]) -> None:
+    """Check before a training that its model can be opened after it.
+
+    Args:
+        layers: The layers of the model.
+
+    Raises:
+        UsageError: A layer is one that model files may not contain, see `cnnforge.model_files`.
+    """
+    for layer in () if models_are_trusted() else layers:
+        kind = type(layer)
+        if kind.__module__.startswith("keras.") and kind.__name__ in REFUSED:
+            raise UsageError(
+                f"the model has the {kind.__name__} layer {layer.name!r}, and files with such a "
+                "layer are refused: write it as a layer of a plugin, or add --trust-model here and "
+                "to each command that opens the run"
+            )
 
 
 def saved_layers_note(kinds: Iterable[type], plugins: Plugins) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ from cnnforge.training.memory import (
 )
 from cnnforge.training.pretrained import describe, load_weights, with_weights
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
-from cnnforge.training.saved_layers import saved_layers_note
+from cnnforge.training.saved_layers import check_can_be_opened, saved_layers_note
 from cnnforge.training.session import (
     FINGERPRINT,
     FREE,
@@ -63,6 +63,7 @@ from cnnforge.training.session import (
 from cnnforge.training.state import StateStore
 from cnnforge.utils.atomic_files import remove_leftovers
 from cnnforge.utils.available_memory import available_memory
+from cnnforge.utils.keras_graph import all_layers
 
 
 def _silent(line: str) -> None:
@@ -337,6 +338,7 @@ def _build(
             decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)
         forged = forge(model, decided, layers=layers)
         stock = lower(forged, layers=layers) if own_layers(forged) else forged
+    check_can_be_opened(all_layers(stock))
     notes = (*notes, *saved_layers_note(own_layers(stock), plugins))
     return _Built(forged, stock, decided, size, initial, notes)
 

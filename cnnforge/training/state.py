@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cnnforge.errors import RunError, UsageError
+from cnnforge.model_files.arrays import check_arrays
 from cnnforge.training.events import EpochMetrics
 from cnnforge.utils.atomic_files import write_bytes
 
@@ -164,6 +165,11 @@ class StateStore:
                 raise UsageError(f"{path} {error}") from error
         return None, warnings
 
+    @property
+    def has_states(self) -> bool:
+        """Whether a state has been saved."""
+        return bool(self._newest_first())
+
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.ckpt"), reverse=True)
 
@@ -204,6 +210,7 @@ def _decode(data: bytes) -> TrainingState:
         )
     if hashlib.sha256(body).hexdigest().encode() != words[2]:
         raise ValueError("its checksum does not match")
+    check_arrays(io.BytesIO(body))
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
         meta = json.loads(archive["meta"].tobytes())
         arrays = [archive[f"{number:05d}"] for number in range(meta["arrays"])]

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 
 from cnnforge.errors import CnnforgeError, RunError, UsageError, one_line
+from cnnforge.model_files.content import check_weights_file
+from cnnforge.model_files.trust import TRUST, models_are_trusted
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.keras_model import load_model
 from cnnforge.runs import CONFIG, RunDirectory, requirements
@@ -83,15 +85,16 @@ def open_source(path: Path, plugins: Plugins, option: str = "--init-from") -> So
         requirements.check(run, plugins.records, model_only=True)
         return _run_source(run, run.model, name, plugins)
     if path.name.endswith(_WEIGHTS):
+        if not models_are_trusted():
+            check_weights_file(path)
         layers = list(_layers_in(path))
         # Layers of one name inside a custom layer are in another order in the file than in the
         # model.
         counts = Counter(layer.path for layer in layers)
         return Source(name, [layer for layer in layers if counts[layer.path] == 1])
-    if path.suffix != _KERAS:
-        convert = ""
-        if path.suffix in (".h5", ".hdf5"):
-            convert = f"; convert it: keras.saving.load_model('{path.name}').save('new.keras')"
+    old = path.suffix in (".h5", ".hdf5")
+    if path.suffix != _KERAS and not (old and models_are_trusted()):
+        convert = f"; such a file may contain code: {TRUST}" if old else ""
         raise UsageError(
             f"{option} takes a run, or a {_KERAS} or {_WEIGHTS} file of Keras, not {path}{convert}"
         )

@@ -50,7 +50,8 @@ def import_error(path: str, folders: tuple[str, ...]) -> str:
             if not copy.ask(path, _TIMEOUT):
                 return ""
     process = subprocess.Popen(
-        [sys.executable, "-c", _SOURCE],
+        # With -P, Python looks for no module in the working directory.
+        [sys.executable, "-P", "-c", _SOURCE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ FunctionalModel = Functional
 
 # The size that replaces a dimension of `None`, which the model leaves open.
 _OPEN_DIMENSION = 32
+PRIVATE = "keras.src."  # The beginning of the names of private modules.
 
 
 def all_layers(model: keras.Model) -> list[keras.layers.Layer]:

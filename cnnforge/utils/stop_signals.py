@@ -1,4 +1,4 @@
-"""Turn the signals SIGINT, SIGTERM and SIGHUP into a request to stop.
+"""Turn the signals SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a request to stop.
 
 The training loop checks for such a request.
 """
@@ -10,14 +10,17 @@ import threading
 from types import FrameType, TracebackType
 
 _EXIT_OFFSET = 128
-# SIGHUP is sent when the terminal closes. Windows does not have it.
+# SIGHUP is sent when the terminal closes, and SIGUSR1 by batch systems such as SLURM before the
+# time of a job is over. Windows has neither.
 _SIGNALS: list[signal.Signals] = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
 ]
 
 
 class StopOnSignal:
-    """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request to stop.
+    """Context manager that turns the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 into a request.
 
     SIGHUP stays ignored if the process was started so, for instance with `nohup`. A second SIGINT
     raises `KeyboardInterrupt` at once. No file is damaged then, since files are written atomically.
@@ -42,7 +45,7 @@ class StopOnSignal:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the number of the received signal: 130, 143 or 129; 0 without a signal."""
+        """128 plus the number of the received signal: 130, 143, 129 or 138; 0 without a signal."""
         return 0 if self._received is None else _EXIT_OFFSET + self._received
 
     @property

@@ -78,7 +78,13 @@ def run_shortened(command: str) -> None:
 @pytest.mark.slow
 def test_the_course(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    PICTURES["run_course"](run_shortened)
+    # The package of the last page must not stay importable.
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    try:
+        PICTURES["run_course"](run_shortened)
+    finally:
+        for name in [each for each in sys.modules if each.partition(".")[0] == "soft_edge"]:
+            del sys.modules[name]
     printed = "\n".join(capfd.readouterr())
     shown = [
         output

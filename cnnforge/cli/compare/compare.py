@@ -12,6 +12,7 @@ from cnnforge.cli._common import (
     JsonOption,
     KernelsOption,
     PluginOption,
+    TrustModelOption,
     check_file,
     find_run,
     load_plugins,
@@ -51,6 +52,7 @@ def compare(
     ] = None,
     kernels: KernelsOption = "auto",
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say whether two runs differ by more than chance explains.

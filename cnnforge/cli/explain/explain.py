@@ -10,6 +10,7 @@ import typer
 from cnnforge.cli._common import (
     JsonOption,
     PluginOption,
+    TrustModelOption,
     check_file,
     default_file,
     find_run,
@@ -34,6 +35,7 @@ def explain(
         typer.Option(metavar="FILE.html", help="Write the page here.  [default: explained.html]"),
     ] = None,
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show how the network of a run comes to its answer for a picture, in one web page.

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, find_run, load_plugins, print_json
+from cnnforge.cli._common import (
+    JsonOption,
+    PluginOption,
+    TrustModelOption,
+    find_run,
+    load_plugins,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from cnnforge.exporting.report import Comparison, Report
@@ -38,6 +45,7 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an older export.")] = False,
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write the model of a run for other programs, and check it there.

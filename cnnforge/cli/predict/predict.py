@@ -16,6 +16,7 @@ from cnnforge.cli._common import (
     KernelsOption,
     LazyList,
     PluginOption,
+    TrustModelOption,
     find_run,
     json_parts,
     load_plugins,
@@ -101,6 +102,7 @@ def predict(
     ] = None,
     kernels: KernelsOption = "auto",
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Predict images with the model of a run.

@@ -11,6 +11,7 @@ from cnnforge.cli._common import (
     JsonOption,
     KernelsOption,
     PluginOption,
+    TrustModelOption,
     find_run,
     load_plugins,
     print_json,
@@ -40,6 +41,7 @@ def serve(
     ] = None,
     kernels: KernelsOption = "auto",
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Serve the model of a run: a page for pictures in a browser, and predictions for programs.

@@ -145,7 +145,7 @@ def sweep(
             metric=metric.name,
             shown=metric.text,
             seed=options.seed,
-            command=[sys.executable, "-m", "cnnforge.cli.sweep.worker"],
+            command=[sys.executable, "-P", "-m", "cnnforge.cli.sweep.worker"],
             lock=lock,
             prune=prune,
             tell=_render.message,
@@ -165,13 +165,21 @@ def sweep(
 def _run(run: Any, trials: int, parallel: int, deadline: float | None, again: str) -> int:
     """Run the trials, and return the exit code: 0, or 128 plus the number of a signal."""
     from cnnforge.cli import _ctrl_c, _render
+    from cnnforge.errors import RunError
     from cnnforge.utils.stop_signals import StopOnSignal
 
     def should_stop() -> bool:
         return stop() or (deadline is not None and time.monotonic() >= deadline)
 
     with _ctrl_c.saving(), StopOnSignal() as stop:
-        ended = run.run(trials, parallel, should_stop)
+        try:
+            ended = run.run(trials, parallel, should_stop)
+        except OSError as error:
+            # Optuna could not write its journal.
+            raise RunError(
+                f"the journal of the sweep could not be written: {error.strerror or error}; make "
+                f"room; {again}"
+            ) from error
     if stop():
         _render.message(f"interrupted by {stop.name}; the states are saved; {again}")
         return stop.exit_code

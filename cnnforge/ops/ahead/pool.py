@@ -70,7 +70,7 @@ def _start(queue: int, jobs: int) -> subprocess.Popen[bytes]:
     flags = subprocess._args_from_interpreter_flags()  # pyright: ignore[reportAttributeAccessIssue]
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     return subprocess.Popen(
-        [sys.executable, *flags, "-c", _SOURCE, path, str(queue), str(jobs)],
+        [sys.executable, *flags, "-P", "-c", _SOURCE, path, str(queue), str(jobs)],
         # Nothing is written to this pipe. When the parent ends, the pipe closes, and the worker
         # then ends too.
         stdin=subprocess.PIPE,

@@ -7,11 +7,13 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import BinaryIO
 
 import numpy as np
 
 from cnnforge.data import DataOptions, Dataset, Role, normal_name, printable
 from cnnforge.errors import DataError, UsageError
+from cnnforge.utils.available_memory import available_memory, in_words
 from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
 
 _SPLITS: dict[Role, tuple[str, ...]] = {
@@ -105,12 +107,29 @@ def _read(path: str) -> dict[str, np.ndarray]:
     if start[:2] != b"PK":
         raise DataError(f"{shown} is not a .npz file; it begins with {start!r}: {_EXPECTED}")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {key: _member(shown, stored, key) for key in stored.files}
+        with open(path, "rb") as file:
+            _check_memory(shown, file)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                return {key: _member(shown, stored, key) for key in stored.files}
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+    # The sizes fit into the memory, so an array that does not is not as large as it says.
+    except (MemoryError, OSError, EOFError, ValueError, LookupError) as error:
         raise DataError(f"{shown} is damaged ({error}): copy or download it again") from error
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{shown} is damaged ({error}): copy or download it again") from error
+
+
+def _check_memory(shown: str, file: BinaryIO) -> None:
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    left = available_memory()
+    if left is not None and size > left:
+        raise DataError(
+            f"{shown} has {in_words(size)} of arrays, and {in_words(left)} of memory are free: "
+            "make several files of it, or save the images as files"
+        )
 
 
 def _member(shown: str, stored: Mapping[str, np.ndarray], key: str) -> np.ndarray:

@@ -146,8 +146,16 @@ def test_what_is_recorded(trained: Path) -> None:
     }
 
 
-def test_missing(site: Path, trained: Path, fails: Callable[..., str]) -> None:
+def test_t24_a_missing_plugin_is_named_and_nothing_is_imported(
+    site: Path,
+    trained: Path,
+    fails: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     remove(site)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "acme_power.py").write_text("open('marker', 'w')\n" + PLUGIN)
     line = (
         f"error: the run {trained} needs the layer Power of the plugin 'acme', which is not "
         "installed here; pip install acme-power==1.2"
@@ -156,6 +164,16 @@ def test_missing(site: Path, trained: Path, fails: Callable[..., str]) -> None:
     assert fails("evaluate", str(trained)) == line
     assert fails("train", "--resume", str(trained), "--epochs", "+1") == line
     assert fails("train", "--init-from", str(trained)) == line
+    (trained / "plugins.json").unlink()
+    assert fails("evaluate", str(trained), "--kernels", "keras").endswith(
+        "cannot be opened: the class acme_power>Power belongs neither to Keras nor to an installed "
+        "plugin: install the plugin that has 'acme_power', or name it with --plugin"
+    )
+    assert not (tmp_path / "marker").exists()
+    assert "acme_power" not in sys.modules
+
+
+def test_a_broken_plugin_is_named(site: Path, trained: Path, fails: Callable[..., str]) -> None:
     put(site, "1.2", "1 / 0")
     assert "which is not loaded: ZeroDivisionError" in fails("evaluate", str(trained))
 

@@ -236,7 +236,7 @@ def test_the_line_on_the_system_is_not_part_of_the_help(monkeypatch, capsys):
 ELSEWHERE = """
 import importlib, os, pkgutil, signal, sys
 import keras, matplotlib.figure, numba, tensorflow
-import rich.console, rich.progress, rich.table, typer
+import rich.console, rich.progress, rich.table, typer, uvicorn
 platform = sys.argv[1]
 sys.modules["fcntl"] = sys.modules["resource"] = None
 del os.sched_getaffinity

@@ -1,10 +1,12 @@
 """Loading plugins: what one of them does wrong concerns no other."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+import cnnforge
 from cnnforge.errors import AmbiguousNameError, PluginError, UnknownNameError, UsageError
 from cnnforge.plugin import PLUGIN_API, LayerSpec, ModelSpec, hookimpl
 from cnnforge.plugin_host.discovery import Plugins, discover
@@ -355,7 +357,20 @@ def test_explicit_file_needs_an_importable_name(write_plugin):
         discover([write_plugin("my-plugin", GOOD)])
 
 
-def test_working_directory_is_not_searched(tmp_path, monkeypatch, write_plugin):
+def test_t24_the_working_directory_is_not_searched(tmp_path, monkeypatch, write_plugin):
     write_plugin("acme_here", "raise AssertionError('imported')")
     monkeypatch.chdir(tmp_path)
     assert "acme_here" not in records(discover())
+
+
+def test_t24_no_process_of_cnnforge_looks_for_modules_in_the_working_directory():
+    """A folder of data may have a file numpy.py. So each process gets -P, or -I."""
+    root = Path(cnnforge.__file__).parent
+    starts = []
+    for path in root.rglob("*.py"):
+        for line in re.split(r"sys\.executable,", path.read_text(encoding="utf-8"))[1:]:
+            starts.append((path.name, re.search(r'"-(.)"', line)[1]))
+    assert len(starts) > 5
+    # The benchmarks run the tests of the folder in which the user starts them.
+    wrong = [name for name, option in starts if option not in "PI" and name != "pytest_session.py"]
+    assert not wrong

@@ -207,13 +207,6 @@ def test_a_damaged_model_is_said(tmp_path: Path, content: bytes, plugins: Plugin
         load_model(path, plugins.layers)
 
 
-def test_code_in_a_model_is_not_run(tmp_path: Path, plugins: Plugins) -> None:
-    attack = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda inputs: inputs)])
-    attack.save(tmp_path / "model.keras")
-    with pytest.raises(RunError, match="cannot be opened"):
-        load_model(tmp_path / "model.keras", plugins.layers)
-
-
 def test_a_plugins_own_layer_is_imported_only_when_a_model_needs_it(
     tmp_path: Path, write_plugin, model: keras.Model
 ) -> None:

@@ -1,7 +1,5 @@
 """The files that a session writes."""
 
-import os
-import resource
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,23 +39,6 @@ def wide() -> keras.Model:
             keras.layers.Dense(3, activation="softmax"),
         ]
     )
-
-
-def test_a_full_disk_keeps_the_best_model(tmp_path: Path, dataset: Dataset) -> None:
-    it = session(tmp_path, wide(), dataset)
-    it._save_best()
-    before = it.run.model.read_bytes()
-    it.model.set_weights([weight + 1 for weight in it.model.get_weights()])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
-    try:
-        with pytest.raises(RunError, match="could not be written"):
-            it._save_best()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert it.run.model.read_bytes() == before
-    assert os.listdir(it.run.path) == ["model.keras"]
-    keras.saving.load_model(it.run.model)
 
 
 def test_a_saved_model_that_is_another_one_is_noticed(tmp_path: Path, dataset: Dataset) -> None:

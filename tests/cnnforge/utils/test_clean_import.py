@@ -32,6 +32,17 @@ def test_the_reason(folders, early):
     assert not clean_import._ready
 
 
+def test_t24_a_module_in_the_working_directory_is_not_imported(folders, tmp_path, monkeypatch):
+    clean_import.import_error.cache_clear()
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("json", "cnnforge", "light_op"):
+        (here / f"{name}.py").write_text("open('marker', 'w')")
+    monkeypatch.chdir(here)
+    assert clean_import.import_error("light_op:op", folders) == ""
+    assert not (here / "marker").exists()
+
+
 def test_reasons(folders):
     assert clean_import.import_error("heavy_op:op", folders) == "it imports keras"
     assert "no_such_op" in clean_import.import_error("no_such_op:op", folders)

@@ -9,6 +9,7 @@ import signal
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,12 +135,28 @@ def test_a_server_without_ranges_starts_again(server, tmp_path):
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_wrong_digest_deletes_the_download(server, tmp_path):
+def test_t23_a_wrong_digest_deletes_the_download(server, tmp_path):
     server.files["/x.bin"] = CONTENT[:-1] + b"!"
     with pytest.raises(DataError, match="gave a file with another sha256 than expected"):
         fetch(remote(server), tmp_path)
     assert not (tmp_path / "x.bin").exists()
     assert (tmp_path / "x.bin.part").read_bytes() == b""
+
+
+def test_t23_a_file_has_its_name_only_when_it_is_complete(server, tmp_path, monkeypatch):
+    names = []
+
+    def replace(source, target):
+        names.append((os.path.basename(source), os.path.basename(target)))
+        assert Path(source).read_bytes() == CONTENT
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr("cnnforge_plugins.datasets.shared.download.os.replace", replace)
+    folder = tmp_path / "files"
+    fetch(remote(server), folder)
+    assert names == [("x.bin.part", "x.bin")]
+    assert os.listdir(folder) == ["x.bin"]
 
 
 def test_a_present_file_with_a_wrong_digest_is_not_used_and_not_deleted(server, tmp_path):

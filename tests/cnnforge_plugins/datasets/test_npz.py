@@ -1,5 +1,6 @@
 """Files of NumPy arrays as people bring them."""
 
+import io
 import zipfile
 
 import numpy as np
@@ -173,3 +174,22 @@ def test_a_damaged_member_is_named(tmp_path):
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError, match="damaged"):
         load(str(tmp_path / "x.npz"), DataOptions())
+
+
+def test_t23_arrays_that_do_not_fit_into_the_memory_are_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, images=np.zeros((30, 1000, 1000), np.uint8), labels=np.arange(30))
+    monkeypatch.setattr("cnnforge_plugins.datasets.npz.available_memory", lambda: 20_000_000)
+    with pytest.raises(DataError, match=r"has 30 MB of arrays, and 20 MB of memory are free: make"):
+        load(str(path), DataOptions())
+
+
+def test_t23_an_array_that_is_not_as_large_as_it_says_is_damaged(tmp_path):
+    path = tmp_path / "x.npz"
+    header = {"descr": "|u1", "fortran_order": False, "shape": (1 << 50,)}
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, header)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", content.getvalue())
+    with pytest.raises(DataError, match=r"is damaged .*: copy or download it again"):
+        load(str(path), DataOptions())

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 
 from cnnforge.data import DataOptions, read_image
+from cnnforge.data.writers.archives import write_tar
+from cnnforge.data.writers.files import write_folder, write_table
+from cnnforge.data.writers.items import Items
 from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets.tar import load
 
@@ -161,6 +164,67 @@ def test_what_cannot_be_used_is_skipped_with_a_reason(tmp_path):
     assert not (tmp_path.parent / "out.png").exists()
     with pytest.raises(DataError, match="--strict"):
         opened(tmp_path / "x.tar", strict=True)
+
+
+def member(kind, **values):
+    info = tarfile.TarInfo()
+    info.type = kind
+    for name, value in values.items():
+        setattr(info, name, value)
+    return info
+
+
+def test_t23_an_archive_reads_and_writes_nothing_outside(tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(200))
+    before = secret.read_bytes()
+    holes = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 50), "GNU.sparse.major": "0"}
+    members = [
+        *samples(),
+        ("../secret.png", png(1)),
+        ("../secret.cls", "0"),
+        ("a/../../secret.png", png(1)),
+        (str(secret), png(1)),
+        ("folder", link(str(tmp_path))),
+        ("folder/secret.png", png(1)),
+        ("soft.png", link("../secret.png")),
+        ("soft.cls", "0"),
+        ("absolute.png", link(str(secret))),
+        ("hard.png", link(str(secret), tarfile.LNKTYPE)),
+        ("disk.png", member(tarfile.BLKTYPE, devmajor=8)),
+        ("zero.png", member(tarfile.CHRTYPE, devmajor=1, devminor=5)),
+        ("pipe.png", member(tarfile.FIFOTYPE)),
+        ("bomb.png", member(tarfile.REGTYPE, pax_headers=holes)),
+    ]
+    folder = tmp_path / "data"
+    dataset = opened(pack(folder / "x.tar", members, tarfile.PAX_FORMAT))
+    assert len(dataset.train) + len(dataset.validation) == 10
+    for part in (dataset.train, dataset.validation):
+        part.fetch(np.arange(len(part)))
+    reasons = {file.path.removeprefix(f"{folder}/x.tar/"): file.reason for file in dataset.skipped}
+    outside, links = "the name leads out of the archive", "links in an archive are not followed"
+    assert reasons["../secret.png"] == reasons["a/../../secret.png"] == outside
+    assert reasons["soft.png"] == reasons["absolute.png"] == reasons["hard.png"] == links
+    for name in ("disk.png", "zero.png", "pipe.png", "bomb.png"):
+        assert reasons[name] == "not a regular file"
+    assert secret.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["data", "secret.png"]
+    assert os.listdir(folder) == ["x.tar"]
+
+
+def test_t23_names_in_an_archive_do_not_lead_out_of_a_converted_folder(tmp_path):
+    members = samples(label=lambda n: ("../../up", "b")[n % 2])
+    dataset = opened(pack(tmp_path / "in" / "x.tar", members), "inspection")
+    target = tmp_path / "out" / "folder"
+    target.mkdir(parents=True)
+    with pytest.raises(DataError, match=r"the class '\.\./\.\./up' cannot be the name of a folder"):
+        write_folder(Items(dataset), target)
+    write_table(Items(dataset), target)
+    write_tar(Items(dataset), target)
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    assert os.listdir(tmp_path / "out") == ["folder"]
+    with tarfile.open(target / "data-000000.tar") as archive:
+        assert all("/" not in name and ".." not in name for name in archive.getnames())
 
 
 def test_nothing_is_unpacked(tmp_path):

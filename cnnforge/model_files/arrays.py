@@ -1,0 +1,54 @@
+"""Check a `.npz` file before NumPy reads its arrays."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from cnnforge.model_files.sizes import expands_too_much, readable
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def check_arrays(file: Path | BinaryIO) -> None:
+    """Check that a `.npz` file has plain arrays only, as large as the file says.
+
+    Args:
+        file: The file, or its content.
+
+    Raises:
+        ValueError: It is damaged, has a member that is not an array, an array of Python objects, an
+            array that is not as large as its member, or expands to a much larger size.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            stored = sum(member.compress_size for member in members)
+            if expands_too_much(size, stored):
+                raise ValueError(f"it expands from {readable(stored)} to {readable(size)}")
+            for member in members:
+                _check_array(archive, member)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"it is damaged ({error})") from error
+
+
+def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"{member.filename} has the array format {version}")
+        shape, _, dtype = _HEADERS[version](file)
+        start = file.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} has Python objects, expected numbers")
+    expected = start + math.prod(shape) * np.dtype(dtype).itemsize
+    if min(shape, default=0) < 0 or expected != member.file_size:
+        raise ValueError(f"{member.filename} has another size than its shape {shape}")
