@@ -17,6 +17,7 @@ from cnnforge_kernels.cpu.conv.dense_gradients import dense_grad_weights
 from cnnforge_kernels.cpu.conv.packing import pack_planes
 from cnnforge_kernels.cpu.conv.product import multiply
 from cnnforge_kernels.cpu.conv.product_weights import product_grad_weights
+from cnnforge_kernels.cpu.conv.strided import pixels_read, spread_pixels
 from cnnforge_kernels.cpu.conv.sweep import sweep
 from cnnforge_kernels.cpu.conv.winograd.weights import gather_tiles
 from cnnforge_kernels.cpu.runtime.compiled import (
@@ -221,14 +222,19 @@ def gather_block(
 
 
 @cached_njit()
-def _is_product(weights: Any, strides: tuple[int, int], groups: int, filters: int) -> bool:
-    """Return whether to multiply all pixels by one matrix, for results of ``filters`` filters.
+def _is_product(weights: Any, groups: int, filters: int) -> bool:
+    """Return whether to multiply pixels by one matrix, for results of ``filters`` filters.
 
     A sweep is faster if the filters fill half of a register or less.
     """
     one_tap = weights.shape[0] == 1 and weights.shape[1] == 1
-    moves_by_one = strides[0] == 1 and strides[1] == 1
-    return one_tap and moves_by_one and groups == 1 and 2 * filters > MAX_LANES
+    return one_tap and groups == 1 and 2 * filters > MAX_LANES
+
+
+@cached_njit()
+def _reads_all(strides: tuple[int, int]) -> bool:
+    """Return whether a 1x1 convolution reads all pixels."""
+    return strides[0] == 1 and strides[1] == 1
 
 
 @cached_njit()
@@ -258,8 +264,13 @@ def conv2d_forward(
     """
     if outputs.size == 0:
         return
-    if _is_product(weights, strides, groups, weights.shape[3]) and inputs.size > 0:
-        multiply(inputs, weights, False, bias, np.int64(RELU if relu else NO_ACTIVATION), outputs)
+    if _is_product(weights, groups, weights.shape[3]) and inputs.size > 0:
+        activation = np.int64(RELU if relu else NO_ACTIVATION)
+        if _reads_all(strides):
+            multiply(inputs, weights, False, bias, activation, outputs)
+        else:
+            read = pixels_read(inputs, strides, outputs.shape[1], outputs.shape[2])
+            multiply(read, weights, False, bias, activation, outputs)
         return
     args = np.zeros(s.FIELDS, np.int64)
     args[s.ROWS], args[s.COLUMNS] = outputs.shape[1], outputs.shape[2]
@@ -288,9 +299,15 @@ def conv2d_grad_inputs(
     if grad_inputs.size == 0:
         return
     unmasked = not relu and grad_outputs.size > 0
-    if unmasked and _is_product(weights, strides, groups, weights.shape[2]):
-        no_bias = weights[0, 0, 0, :0]
-        multiply(grad_outputs, weights, True, no_bias, np.int64(NO_ACTIVATION), grad_inputs)
+    if unmasked and _is_product(weights, groups, weights.shape[2]):
+        no_bias, activation = weights[0, 0, 0, :0], np.int64(NO_ACTIVATION)
+        if _reads_all(strides):
+            multiply(grad_outputs, weights, True, no_bias, activation, grad_inputs)
+        else:
+            images, rows, columns, _ = grad_outputs.shape
+            read = np.empty((images, rows, columns, weights.shape[2]), np.float32)
+            multiply(grad_outputs, weights, True, no_bias, activation, read)
+            spread_pixels(read, strides, grad_inputs)
         return
     args = np.zeros(BACK_FIELDS, np.int64)
     args[s.HEIGHT], args[s.WIDTH] = grad_outputs.shape[1], grad_outputs.shape[2]
@@ -322,9 +339,34 @@ def conv2d_grad_weights(
         grad_weights[:] = np.float32(0)
         grad_bias[:] = np.float32(0)
         return
+    if _is_product(weights, groups, weights.shape[3]) and not _reads_all(strides):
+        read = pixels_read(inputs, strides, grad_outputs.shape[1], grad_outputs.shape[2])
+        known = weights, bias, outputs, (1, 1), same, dilation_rate, groups, relu
+        _grad_weights(read, *known, grad_outputs, grad_weights, grad_bias)
+        return
+    known = weights, bias, outputs, strides, same, dilation_rate, groups, relu
+    _grad_weights(inputs, *known, grad_outputs, grad_weights, grad_bias)
+
+
+@cached_njit()
+def _grad_weights(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    outputs: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    grad_outputs: Any,
+    grad_weights: Any,
+    grad_bias: Any,
+) -> None:
+    """Compute what ``conv2d_grad_weights`` does, by the fastest kernel for the shapes."""
     pixels = grad_outputs.shape[1] * grad_outputs.shape[2]
     channels, filters = weights.shape[2], weights.shape[3]
-    if pixels <= _DENSE_PIXELS and _is_product(weights, strides, groups, filters):
+    if pixels <= _DENSE_PIXELS and _is_product(weights, groups, filters) and _reads_all(strides):
         dense_grad_weights(
             inputs.reshape(-1, channels),
             grad_weights[0, 0],
