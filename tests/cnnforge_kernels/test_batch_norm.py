@@ -110,6 +110,19 @@ def test_relu(rows, channels, activation):
     check(values(rows, channels), activation=activation)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_output_at_a_limit_has_no_gradient(activation):
+    """As in TensorFlow, at exactly 0 and 6. Without a limit, infinity has one."""
+    inputs, beta = values(40, 4), np.float32([0, 6, 3, np.inf])
+    gamma, grads = np.zeros(4, np.float32), np.ones((40, 4), np.float32)
+    outputs, mean, variance = forward(inputs, gamma, beta, activation=activation)
+    limit = 6 if activation == "relu6" else np.inf
+    np.testing.assert_array_equal(outputs, np.broadcast_to(np.minimum(beta, limit), (40, 4)))
+    found = gradients(inputs, gamma, beta, mean, variance, grads, activation=activation)
+    passed = {None: [40, 40, 40, 40], "relu": [0, 40, 40, 40], "relu6": [0, 0, 40, 0]}
+    np.testing.assert_array_equal(found[2], passed[activation])
+
+
 @pytest.mark.parametrize("mean", [1000, -1000, 1e6])
 @pytest.mark.parametrize("shape", [(7, 3), (4096, 16), (16384, 64), (1001, 5)], ids=str)
 def test_mean_far_from_zero_costs_no_digits(shape, mean):
