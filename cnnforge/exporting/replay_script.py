@@ -3,7 +3,7 @@
 This script imports nothing of cnnforge. It runs with `python -I`, and cnnforge cannot be imported,
 so a model that needs a layer of cnnforge or of a plugin fails here. IMAGES is an array (N, H, W, C)
 uint8 in a .npy file. The outputs are written to OUTPUTS, an .npz file with a (N, ...) array for
-each. A line of JSON on stdout has the seconds, and the versions of the packages.
+each. A line of JSON on stdout has the seconds of opening and of predicting.
 """
 
 from __future__ import annotations

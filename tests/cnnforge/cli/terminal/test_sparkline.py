@@ -32,6 +32,9 @@ def test_two_characters_become_one_if_there_are_too_many():
     assert drawn([1, 1, 2, 2, 3, 3, 4, 4]) == "▁▁▃▃▆▆██"
     assert drawn([1, 1, 2, 2, 3, 3, 4, 4, 4]) == "▁▃▆██"
     assert len(drawn(range(1000))) <= 8
+    # Two times: each character stands for four values.
+    assert drawn(range(16), width=4) == "▁▃▆█"
+    assert drawn([0] * 12 + [1] * 4, width=4) == "▁▁▁█"
 
 
 def test_a_character_is_the_same_number_of_batches():
