@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from cnnforge.errors import RunError
 from cnnforge.model_files.arrays import check_arrays
 from cnnforge.runs import RunDirectory
 
-FILE_NAME = "golden.npz"
+FILE_NAME = "reference_predictions.npz"
+OLD_FILE_NAME = "golden.npz"
+"""Name of the file in runs of cnnforge 0.2 and before."""
 COUNT = 8
 _NAME = "output_{}"
 MAX_DRIFT = 1e-3
@@ -77,6 +80,9 @@ def write_reference_predictions(run: RunDirectory, reference: ReferencePredictio
         arrays[_NAME.format(number)] = array
     with run.writing(FILE_NAME) as path, path.open("wb") as file:
         np.savez(file, **arrays)
+    # A run that began with an old version and was continued with this one.
+    with suppress(OSError):
+        (run.path / OLD_FILE_NAME).unlink(missing_ok=True)
 
 
 def read_reference_predictions(run: RunDirectory) -> ReferencePredictions | None:
@@ -91,7 +97,7 @@ def read_reference_predictions(run: RunDirectory) -> ReferencePredictions | None
     Raises:
         RunError: The file is damaged.
     """
-    path = run.path / FILE_NAME
+    path = _file(run)
     if not path.is_file():
         return None
     try:
@@ -152,8 +158,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _file(run: RunDirectory) -> Path:
+    path, old = run.path / FILE_NAME, run.path / OLD_FILE_NAME
+    return old if old.is_file() and not path.is_file() else path
+
+
 def _incomparable(run: RunDirectory, error: Exception) -> RunError:
-    return RunError(f"{run.path / FILE_NAME} cannot be compared: {' '.join(str(error).split())}")
+    return RunError(f"{_file(run)} cannot be compared: {' '.join(str(error).split())}")
 
 
 def _difference(new: np.ndarray, old: np.ndarray) -> float:

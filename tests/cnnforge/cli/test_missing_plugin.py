@@ -214,7 +214,7 @@ def test_another_version(
 def test_predictions_of_another_model_are_not_compared(
     site: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    golden = (trained / "golden.npz").read_bytes()
+    kept = (trained / "reference_predictions.npz").read_bytes()
     assert (
         main(
             [
@@ -235,7 +235,7 @@ def test_predictions_of_another_model_are_not_compared(
         == 0
     )
     trained = trained.with_name("net-toy-002")
-    (trained / "golden.npz").write_bytes(golden)
+    (trained / "reference_predictions.npz").write_bytes(kept)
     capsys.readouterr()
     put(site, "3.0", PLUGIN.replace("inputs**2", "inputs**3"))
     assert main(["evaluate", str(trained)]) == 0
@@ -246,9 +246,9 @@ def test_predictions_of_another_model_are_not_compared(
         "warning: the plugin 'acme' is acme-power 3.0 here, the run was made with 1.2; no "
         "predictions were saved with this model to compare with"
     )
-    (trained / "golden.npz").write_bytes(b"nothing")
+    (trained / "reference_predictions.npz").write_bytes(b"nothing")
     assert main(["evaluate", str(trained)]) == 1
-    assert "golden.npz cannot be compared" in capsys.readouterr().err
+    assert "reference_predictions.npz cannot be compared" in capsys.readouterr().err
 
 
 def test_a_damaged_list_is_named(trained: Path, fails: Callable[..., str]) -> None:

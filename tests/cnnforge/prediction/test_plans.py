@@ -18,6 +18,7 @@ from cnnforge.prediction.keras_model import load_model, outputs_of
 from cnnforge.prediction.plans import check_plan, find_plan, make_plan, reference_for_plan
 from cnnforge.prediction.reference_predictions import (
     ReferencePredictions,
+    read_reference_predictions,
     write_reference_predictions,
 )
 from cnnforge.runs import RunDirectory, requirements
@@ -335,8 +336,25 @@ def test_the_plan_is_checked_on_the_reference_predictions(
     write_reference_predictions(run, kept)
     np.testing.assert_array_equal(reference_for_plan(run, model).images, IMAGES)
     # Damaged ones, or those of another model, do not prevent a plan.
-    (run.path / "golden.npz").write_bytes(b"nothing")
+    (run.path / "reference_predictions.npz").write_bytes(b"nothing")
     assert reference_for_plan(run, model).images.shape == (8, *SHAPE)
+
+
+def test_reference_predictions_of_old_runs_are_read_and_replaced(run: RunDirectory) -> None:
+    """The file had another name in cnnforge 0.2 and before."""
+    path, old = run.path / "reference_predictions.npz", run.path / "golden.npz"
+    outputs = [np.ones((8, 3), np.float32)]
+    write_reference_predictions(run, ReferencePredictions(IMAGES, outputs))
+    path.rename(old)
+    kept = read_reference_predictions(run)
+    assert kept is not None
+    np.testing.assert_array_equal(kept.outputs, outputs)
+    old.write_bytes(b"nothing")
+    with pytest.raises(RunError, match=r"golden.npz cannot be compared"):
+        read_reference_predictions(run)
+    write_reference_predictions(run, ReferencePredictions(IMAGES, outputs))
+    assert path.is_file()
+    assert not old.exists()
 
 
 def test_a_changed_plugin_is_found_by_the_plan_too(run: RunDirectory, engines: Plugins) -> None:
