@@ -17,7 +17,7 @@ from cnnforge.explaining.network_data import network_data
 from cnnforge.explaining.steps import Step, all_values, output_steps
 from cnnforge.pages import asset, packed
 from cnnforge.tasks.detection import Detection
-from cnnforge.tasks.detection.decoding import CANDIDATES, Found, decode
+from cnnforge.tasks.detection.decoding import CANDIDATES, Found, decode_with_cells
 from cnnforge.tasks.detection.losses import MAX_LOG
 from cnnforge.tasks.detection.metrics import to_original
 from cnnforge.tasks.detection.targets import levels_of
@@ -64,7 +64,7 @@ def explain_objects(steps: Sequence[Step], subject: Subject, task: Detection) ->
     places = output_steps(steps)
     outputs = [values[at] for at in places]
     options = task.prediction_options
-    (found,) = decode(
+    ((found, at_cells),) = decode_with_cells(
         [each[None] for each in outputs],
         task.image_size,
         confidence=options["confidence"],
@@ -72,7 +72,7 @@ def explain_objects(steps: Sequence[Step], subject: Subject, task: Detection) ->
         max_detections=int(options["max_detections"]),
     )
     work = network.multiplications
-    cells = cells_of(found, outputs)[: _TARGETS if work < _LARGE else 1] or [_highest(outputs)]
+    cells = cells_of(found, at_cells)[: _TARGETS if work < _LARGE else 1] or [_highest(outputs)]
     scores = [*steps, _logits(places, cells)]
     # The gradients of a score are those of one place, so Grad-CAM has no layers here.
     maps = why.explain(scores, subject.image, range(len(cells)), [], multiplications=work)
@@ -162,22 +162,14 @@ def _check_maps(steps: Sequence[Step], subject: Subject, task: Detection) -> Non
         )
 
 
-def cells_of(found: Found, outputs: Sequence[np.ndarray]) -> list[Cell]:
+def cells_of(found: Found, cells: np.ndarray) -> list[Cell]:
     """Return the cells of the maps in which objects were found.
 
     Args:
         found: The objects.
-        outputs: (h, w, C + 4) float32, the maps.
+        cells: (k, 3) int, the map, the row and the column of each.
     """
-    cells = []
-    for label, score in zip(found.labels, found.scores, strict=True):
-        near = []
-        for level, output in enumerate(outputs):
-            distance = np.abs(1 / (1 + np.exp(-output[..., label].clip(-80, 80))) - score)
-            row, column = np.unravel_index(int(distance.argmin()), distance.shape)
-            near.append((float(distance.min()), Cell(level, int(row), int(column), int(label))))
-        cells.append(min(near)[1])
-    return cells
+    return [Cell(*at, int(label)) for at, label in zip(cells.tolist(), found.labels, strict=True)]
 
 
 def _highest(outputs: Sequence[np.ndarray]) -> Cell:

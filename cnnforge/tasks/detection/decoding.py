@@ -66,27 +66,62 @@ def decode(
     Returns:
         The objects of each image. Boxes are in pixels of the model's image, and clipped to it.
     """
+    found = decode_with_cells(
+        outputs,
+        image_size,
+        confidence=confidence,
+        overlap=overlap,
+        max_detections=max_detections,
+    )
+    return [objects for objects, _ in found]
+
+
+def decode_with_cells(
+    outputs: Sequence[np.ndarray],
+    image_size: tuple[int, int],
+    *,
+    confidence: float,
+    overlap: float,
+    max_detections: int,
+) -> list[tuple[Found, np.ndarray]]:
+    """Find the objects in n images, and the cells of the maps that have them.
+
+    Args:
+        outputs: As for `decode`.
+        image_size: As for `decode`.
+        confidence: As for `decode`.
+        overlap: As for `decode`.
+        max_detections: As for `decode`.
+
+    Returns:
+        For each image the objects as from `decode`, and the cell of each: (k, 3) int64, the index
+        of the map, the row and the column.
+    """
     height, width = image_size
     parts = []
     levels = levels_of([output.shape for output in outputs], image_size)
-    for output, level in zip(outputs, levels, strict=True):
-        images, boxes, labels, scores = _peaks(output, confidence)
-        parts.append((images, boxes * np.float32(level.stride), labels, scores))
-    images, boxes, labels, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
+    for number, (output, level) in enumerate(zip(outputs, levels, strict=True)):
+        images, cells, boxes, labels, scores = _peaks(output, confidence)
+        cells = np.insert(cells, 0, number, axis=1)
+        parts.append((images, cells, boxes * np.float32(level.stride), labels, scores))
+    images, cells, boxes, labels, scores = (
+        np.concatenate(each) for each in zip(*parts, strict=True)
+    )
     count = len(outputs[0])
     order = np.lexsort((-scores, images))
-    images, boxes, labels, scores = images[order], boxes[order], labels[order], scores[order]
+    images, cells, boxes = images[order], cells[order], boxes[order]
+    labels, scores = labels[order], scores[order]
     # The rank of each peak in its image.
     starts = np.searchsorted(images, np.arange(count))
     rank = np.arange(len(images)) - starts[images]
     best = rank < max(CANDIDATES, max_detections)
-    images, rank = images[best], rank[best]
+    images, rank, cells = images[best], rank[best], cells[best]
     boxes, labels, scores = boxes[best], labels[best], scores[best]
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
     kept = np.flatnonzero(_kept(count, images, rank, boxes, labels, overlap))
     borders = np.searchsorted(images[kept], np.arange(count + 1))
     return [
-        Found(boxes[own], labels[own], scores[own])
+        (Found(boxes[own], labels[own], scores[own]), cells[own])
         for own in (
             kept[first : min(last, first + max_detections)] for first, last in pairwise(borders)
         )
@@ -95,7 +130,7 @@ def decode(
 
 def _peaks(
     output: np.ndarray, confidence: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Find the peaks of a map.
 
     Args:
@@ -103,8 +138,9 @@ def _peaks(
         confidence: Min confidence.
 
     Returns:
-        For each of k peaks: the index of the image, (k,) int64; the box in cells, (k, 4) float32;
-        the class, (k,) int32; and the confidence, (k,) float32.
+        For each of k peaks: the index of the image, (k,) int64; the row and the column, (k, 2)
+        int64; the box in cells, (k, 4) float32; the class, (k,) int32; and the confidence, (k,)
+        float32.
     """
     count, height, width, channels = output.shape
     classes = channels - 4
@@ -128,7 +164,7 @@ def _peaks(
     distances = np.exp(output[images, y, x, classes:].clip(-MAX_LOG, MAX_LOG))
     middle = np.stack([x, y], axis=1).astype(np.float32) + np.float32(0.5)
     boxes = np.concatenate([middle - distances[:, :2], middle + distances[:, 2:]], axis=1)
-    return images, boxes, labels.astype(np.int32), scores
+    return images, np.stack([y, x], axis=1), boxes, labels.astype(np.int32), scores
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
