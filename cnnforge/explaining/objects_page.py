@@ -169,7 +169,10 @@ def cells_of(found: Found, cells: np.ndarray) -> list[Cell]:
         found: The objects.
         cells: (k, 3) int, the map, the row and the column of each.
     """
-    return [Cell(*at, int(label)) for at, label in zip(cells.tolist(), found.labels, strict=True)]
+    return [
+        Cell(level, row, column, int(label))
+        for (level, row, column), label in zip(cells.tolist(), found.labels, strict=True)
+    ]
 
 
 def _highest(outputs: Sequence[np.ndarray]) -> Cell:
