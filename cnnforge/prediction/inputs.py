@@ -28,6 +28,7 @@ from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.samples import RunData, SampleInputs, natural_key, open_samples
 from cnnforge.prediction.tiles import predict_tiled
 from cnnforge.tasks import Row
+from cnnforge.utils.packed import Packed
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class FileInputs:
     """Image files to predict.
 
     Attributes:
-        paths: The files, without duplicates.
+        paths: The files, packed if they are many, without duplicates.
         errors: Path of each file that cannot be read, with the reason.
         notes: Messages for the user about files and folders that are left out, one line each.
     """
 
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     errors: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -79,7 +80,8 @@ class FileInputs:
         If `tiled`, large files are predicted in parts, too, see `cnnforge.prediction.tiles`.
         `options` are the prediction options of the task.
         """
-        paths = self.paths[:limit]
+        # A slice of all would unpack all.
+        paths = self.paths if limit is None else self.paths[:limit]
         if tiled:
             yield from predict_tiled(predictor, paths, **options)
         else:
@@ -124,11 +126,12 @@ def find_inputs(
         DataError: No image was found.
     """
     found: list[FileInputs | SampleInputs] = []
-    seen: set[str] = set()
+    # A single folder has no file twice, and the paths of many files take much memory.
+    seen = set[str]() if len(named) > 1 else None
     # A shell replaces `new/*.png` by the names of all files, which are one input.
     for are_files, texts in groupby(named, _is_image_path):
         if are_files:
-            found.append(_new(FileInputs(tuple(texts)), seen))
+            found.append(_new(FileInputs(list(texts)), seen))
             continue
         for text in texts:
             if os.path.isdir(text) and path_reader(text) == "images":
@@ -152,16 +155,16 @@ def find_inputs(
 def _in_folder(folder: str) -> FileInputs:
     listing = find_images(folder)
     return FileInputs(
-        tuple(sorted(listing.paths, key=natural_key)),
+        sorted(listing.paths, key=natural_key),
         tuple((file.path, file.reason) for file in listing.skipped),
         left_out_notes(listing.others, listing.runs),
     )
 
 
-def _new(inputs: FileInputs, seen: set[str]) -> FileInputs:
-    """Return the inputs without the files in `seen`, and add the files to `seen`."""
+def _new(inputs: FileInputs, seen: set[str] | None) -> FileInputs:
+    """Return the inputs without the files in `seen`, and add the files to `seen`, if it is one."""
     return FileInputs(
-        tuple(path for path in inputs.paths if _first_time(path, seen)),
+        Packed(path for path in inputs.paths if _first_time(path, seen)),
         tuple(error for error in inputs.errors if _first_time(error[0], seen)),
         inputs.notes,
     )
@@ -174,7 +177,9 @@ def _is_image_path(text: str) -> bool:
     return suffix in IMAGE_SUFFIXES or (os.path.lexists(text) and not path_reader(text))
 
 
-def _first_time(path: str, seen: set[str]) -> bool:
+def _first_time(path: str, seen: set[str] | None) -> bool:
+    if seen is None:
+        return True
     key = os.path.abspath(path)
     if key in seen:
         return False

@@ -126,8 +126,8 @@ def predict(
     trained = open_trained(run, kernels, plugin, load_plugins)
     from cnnforge.cli.predict.box_files import BoxFiles
     from cnnforge.prediction import find_inputs
-    from cnnforge.prediction.packed_rows import PackedRows
     from cnnforge.tasks import prediction_options
+    from cnnforge.utils.packed import Packed
 
     found = find_inputs(
         inputs,
@@ -154,7 +154,7 @@ def predict(
     options = prediction_options(
         task, {name: value for name, value in given.items() if value is not None}
     )
-    rows = PackedRows()
+    rows: Packed[Row] = Packed()
     ends = [0]
     for part in found:
         left = None if limit is None else limit - len(rows)
@@ -268,7 +268,7 @@ def _write(
             dictionaries = LazyList(rows, lambda row: row.as_dict())
             files.append((output, chain(json_parts(dictionaries), ["\n"])))
         else:
-            files.append((output, [task.csv_table(rows)]))
+            files.append((output, task.csv_parts(rows)))
     if submission is not None and ids is not None:
         name, own = ids
         files.append((submission, [task.submission(rows, own[: len(rows)], name)]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cnnforge.runs import to_csv
+from cnnforge.runs import csv_parts
 
 # Columns of a CSV table that has a line for each object.
 _COLUMNS = ("label", "confidence", "x1", "y1", "x2", "y2")
@@ -93,16 +93,27 @@ def csv_table(rows: Sequence[Detections]) -> str:
         CSV text with the columns `file`, `label`, `confidence`, `x1`, `y1`, `x2`, `y2`, and `error`
         if a row has an error. An image without objects has one line, whose other cells are empty.
     """
+    return "".join(csv_table_parts(rows))
+
+
+def csv_table_parts(rows: Sequence[Detections]) -> Iterator[str]:
+    """Convert rows to CSV in parts: the text of all is that of `csv_table`.
+
+    Args:
+        rows: The rows.
+    """
     with_error = any(row.error is not None for row in rows)
-    lines = []
-    for row in rows:
-        error = [row.error or ""] * with_error
-        for each in row.objects:
-            box = [f"{value:.2f}" for value in each.box]
-            lines.append([row.name, each.label, f"{each.confidence:.6f}", *box, *error])
-        if not row.objects:
-            lines.append([row.name, *[""] * len(_COLUMNS), *error])
-    return to_csv(["file", *_COLUMNS, *["error"] * with_error], lines)
+
+    def lines() -> Iterator[list[str]]:
+        for row in rows:
+            error = [row.error or ""] * with_error
+            for each in row.objects:
+                box = [f"{value:.2f}" for value in each.box]
+                yield [row.name, each.label, f"{each.confidence:.6f}", *box, *error]
+            if not row.objects:
+                yield [row.name, *[""] * len(_COLUMNS), *error]
+
+    yield from csv_parts(["file", *_COLUMNS, *["error"] * with_error], lines())
 
 
 def summary(rows: Sequence[Detections]) -> str:

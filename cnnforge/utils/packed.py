@@ -1,62 +1,66 @@
-"""Keep the rows of a prediction table in little memory."""
+"""Keep many small values, such as the rows of a table, in little memory."""
 
 from __future__ import annotations
 
 import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Generic, TypeVar, overload
 
-from cnnforge.tasks import Row
+T = TypeVar("T")
 
-# The number of rows that are packed together.
+# The number of values that are packed together.
 _CHUNK = 512
 
 
-class PackedRows(Sequence[Row]):
-    """Rows of a prediction table, which are packed.
+class Packed(Sequence[T], Generic[T]):
+    """Values, which are packed.
 
     A row of a classification takes 430 bytes, and 10 to 60 bytes when it is packed. So 100,000
-    images can be predicted in the memory of a few. Rows that `pickle` cannot write are kept as they
-    are.
+    images can be predicted in the memory of a few. Values that `pickle` cannot write are kept as
+    they are.
+
+    Args:
+        values: The values.
     """
 
-    def __init__(self) -> None:
-        self._packed: list[bytes | list[Row]] = []
-        self._last: list[Row] = []
+    def __init__(self, values: Iterable[T] = ()) -> None:
+        self._packed: list[bytes | list[T]] = []
+        self._last: list[T] = []
+        self.extend(values)
 
-    def extend(self, rows: Iterable[Row]) -> None:
-        """Append rows.
+    def extend(self, values: Iterable[T]) -> None:
+        """Append values.
 
         Args:
-            rows: The rows.
+            values: The values.
         """
-        for row in rows:
-            self._last.append(row)
+        for value in values:
+            self._last.append(value)
             if len(self._last) == _CHUNK:
                 self._packed.append(_pack(self._last))
                 self._last = []
 
     def __len__(self) -> int:
-        """Return the number of rows."""
+        """Return the number of values."""
         return _CHUNK * len(self._packed) + len(self._last)
 
-    def __iter__(self) -> Iterator[Row]:
-        """Unpack the rows one after another."""
+    def __iter__(self) -> Iterator[T]:
+        """Unpack the values one after another."""
         for chunk in self._packed:
             yield from _unpack(chunk)
         yield from self._last
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: Any) -> Any:
-        """Return a row, or a list of rows."""
+        """Return a value, or a list of values."""
         numbers = range(len(self))[index]
         if isinstance(numbers, int):
             return self._chunk(numbers // _CHUNK)[numbers % _CHUNK]
-        found: list[Row] = []
+        found: list[T] = []
         number, chunk = -1, self._last
         for place in numbers:
             if place // _CHUNK != number:
@@ -65,17 +69,17 @@ class PackedRows(Sequence[Row]):
             found.append(chunk[place % _CHUNK])
         return found
 
-    def _chunk(self, number: int) -> list[Row]:
+    def _chunk(self, number: int) -> list[T]:
         return _unpack(self._packed[number]) if number < len(self._packed) else self._last
 
 
-def _pack(rows: list[Row]) -> bytes | list[Row]:
+def _pack(values: list[Any]) -> bytes | list[Any]:
     try:
-        return zlib.compress(pickle.dumps(rows, pickle.HIGHEST_PROTOCOL), 1)
+        return zlib.compress(pickle.dumps(values, pickle.HIGHEST_PROTOCOL), 1)
     except Exception:
         # The row of a plugin's task, which may be anything.
-        return rows
+        return values
 
 
-def _unpack(chunk: bytes | list[Row]) -> list[Row]:
+def _unpack(chunk: bytes | list[Any]) -> list[Any]:
     return pickle.loads(zlib.decompress(chunk)) if isinstance(chunk, bytes) else chunk

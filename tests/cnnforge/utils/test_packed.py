@@ -2,8 +2,8 @@
 
 import pytest
 
-from cnnforge.prediction.packed_rows import PackedRows
 from cnnforge.tasks.classification import Prediction
+from cnnforge.utils.packed import Packed
 
 
 def prediction(number):
@@ -15,7 +15,7 @@ def prediction(number):
 @pytest.mark.parametrize("count", [0, 1, 511, 512, 513, 1500])
 def test_rows_are_those_that_were_given(count):
     given = [prediction(number) for number in range(count)]
-    rows = PackedRows()
+    rows = Packed()
     rows.extend(given[:700])
     rows.extend(iter(given[700:]))
     assert len(rows) == count
@@ -30,7 +30,7 @@ def test_rows_are_those_that_were_given(count):
 
 def test_rows_take_little_memory():
     given = [prediction(number) for number in range(5120)]
-    rows = PackedRows()
+    rows = Packed()
     rows.extend(given)
     # A row takes 430 bytes if it is not packed.
     assert sum(map(len, rows._packed)) < 40 * len(given)
@@ -43,7 +43,7 @@ def test_rows_that_cannot_be_pickled():
             self.number = number
 
     given = [Own(number) for number in range(600)]
-    rows = PackedRows()
+    rows = Packed()
     rows.extend(given)
     assert list(rows) == given
     assert rows[3] is given[3]
