@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnforge.utils.processors import usable_processors
 from cnnforge.verifying.processes import Copies
-from cnnforge.verifying.steps import Steps
+from cnnforge.verifying.steps import Steps, most_steps
 
 Tell = Callable[[str], None]
 
@@ -99,7 +99,7 @@ def check_repeats(copies: Copies, tell: Tell) -> RepeatCheck:
     usual = usable_processors()
     # With one processor, two threads can be tested all the same.
     threads = usual, 1 if usual > 1 else 2
-    tell(f"training at most {copies.options.steps} steps, twice in one process")
+    tell(f"training {most_steps(copies.options.steps)}, twice in one process")
     first, second = _train(copies, "one", 2, usual, 1)
     steps = Steps.of(first)
     trials = [("a process", first["weights"]), ("the same process again", second["weights"])]

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnforge.errors import CnnforgeError
 from cnnforge.verifying.processes import Copies
-from cnnforge.verifying.steps import Steps
+from cnnforge.verifying.steps import Steps, most_steps
 
 Tell = Callable[[str], None]
 
@@ -67,7 +67,7 @@ def check_resume(copies: Copies, tell: Tell, draws: random.Random | None = None)
         CnnforgeError: The run cannot be resumed, or a process has failed.
     """
     draws = draws or random.Random()
-    tell(f"training a copy of the run, at most {copies.options.steps} steps")
+    tell(f"training a copy of the run, {most_steps(copies.options.steps)}")
     whole_run = copies.copy("whole")
     whole = _trial(copies.ask({"copies": [str(whole_run)]}))
     steps = Steps.of(whole)

@@ -60,3 +60,8 @@ class Steps:
             "from": {"epoch": epoch + 1, "batch": batch + 1},
             "notes": list(self.notes),
         }
+
+
+def most_steps(count: int) -> str:
+    """Return the max number of steps as words, such as `"at most 10 steps"`."""
+    return "1 step" if count == 1 else f"at most {count} steps"

@@ -18,6 +18,7 @@ from cnnforge.data import Dataset, Samples, SomeSamples, prefetch, samples_of_ep
 from cnnforge.errors import CnnforgeError
 from cnnforge.model_files.trust import trusting_models
 from cnnforge.plugin_host.discovery import Plugins
+from cnnforge.runs import STATE_FOLDER, requirements
 from cnnforge.training import BatchesDone, Event, Session, StateStore, TrainingState, loop
 from cnnforge.utils.keras_graph import all_layers
 from cnnforge.utils.watched_layers import describe_layer
@@ -54,11 +55,14 @@ def answer(request: Mapping[str, Any], load: Load) -> dict[str, Any]:
             ]
         return {"trials": trials}
     except CnnforgeError as error:
-        message = str(error)
-        for path in request["copies"]:
-            # The user knows nothing of the copies.
-            message = message.replace(path, request["original"])
-        return {"error": message, "code": error.exit_code}
+        return {"error": _for_user(request, str(error)), "code": error.exit_code}
+
+
+def _for_user(request: Mapping[str, Any], message: str) -> str:
+    """Name the run in a message, and not its copies, which the user does not know."""
+    for path in request["copies"]:
+        message = message.replace(path, request["original"])
+    return message
 
 
 class _Trial:
@@ -101,7 +105,7 @@ class _Trial:
             "batches": self.batches,
             "batch_size": session.options.batch_size,
             "model": session.options.model,
-            "notes": [note for note in session.warnings if "training starts from" not in note],
+            "notes": [_for_user(request, note) for note in self._notes],
             "weights": state.digest(),
         }
         if recorder is not None:
@@ -117,7 +121,11 @@ class _Trial:
         given = {"cache": False, "tensorboard": False, "plugin": tuple(self._request["plugin"])}
         if self._request["data"] is not None:
             given["data"] = self._request["data"]
+        _, damaged = StateStore(path / STATE_FOLDER).load()
         session = training.resume(path, given, None, self._load)
+        changed = requirements.check(session.run, session.plugins.records, model_only=False)
+        # The user has seen what else there is to note about the data and the model.
+        self._notes = [*damaged, *map(requirements.describe_change, changed)]
         session.options = replace(session.options, log=None)
         session.dataset = _cheap(session.dataset)
         return session
