@@ -18,7 +18,7 @@ from cnnforge.cli import _ctrl_c, _settings, _streams
 from cnnforge.cli.bench.bench import bench
 from cnnforge.cli.compare.compare import compare
 from cnnforge.cli.data.data import group as data
-from cnnforge.cli.doctor import doctor
+from cnnforge.cli.doctor.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.explain.explain import explain
 from cnnforge.cli.explain.filter import filter

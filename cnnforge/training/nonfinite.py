@@ -9,15 +9,14 @@ layer.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from cnnforge.backends import Trainer
-from cnnforge.utils.keras_graph import all_layers
+from cnnforge.utils.watched_layers import describe_layer, float_arrays, watched
 
 Batch = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
@@ -96,9 +95,9 @@ def _first_output(
                 if (size := _max_abs(values)) is not None
             ]
             after = f", with {' and '.join(sizes)} in absolute value" if sizes else ""
-            found.append(f"the outputs of {_name(layer)}{after}")
+            found.append(f"the outputs of {describe_layer(layer)}{after}")
 
-    with _watched(model, look):
+    with watched(model, look):
         trainer.forward(images, training=training)
     if not found and training and not _finite(model.losses):
         found.append("the regularization losses of the layers")
@@ -124,54 +123,10 @@ def _first_gradient(
     return ""
 
 
-@contextlib.contextmanager
-def _watched(
-    model: keras.Model, look: Callable[[keras.layers.Layer, Any, Any], None]
-) -> Iterator[None]:
-    """Return a context in which `look` is called after every layer of a model.
-
-    Args:
-        model: The model.
-        look: Function of the layer, its inputs and its outputs.
-    """
-    layers = [layer for layer in all_layers(model) if layer is not model]
-
-    def watch(layer: keras.layers.Layer) -> None:
-        call = layer.call
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            outputs = call(*args, **kwargs)
-            look(layer, args, outputs)
-            return outputs
-
-        # Not `layer.call = watched`, since Keras tracks attributes that are set on a layer.
-        object.__setattr__(layer, "call", watched)
-
-    try:
-        for layer in layers:
-            watch(layer)
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("call", None)
-
-
-def _arrays(values: Any) -> Iterator[np.ndarray]:
-    for value in keras.tree.flatten(values):
-        if value is not None and not isinstance(value, bool | str):
-            array = np.asarray(keras.ops.convert_to_numpy(value))
-            if array.dtype.kind == "f":
-                yield array
-
-
 def _finite(values: Any) -> bool:
-    return all(bool(np.isfinite(array).all()) for array in _arrays(values))
+    return all(bool(np.isfinite(array).all()) for array in float_arrays(values))
 
 
 def _max_abs(values: Any) -> float | None:
-    sizes = [float(np.abs(array).max()) for array in _arrays(values) if array.size]
+    sizes = [float(np.abs(array).max()) for array in float_arrays(values) if array.size]
     return max(sizes, default=None)
-
-
-def _name(layer: keras.layers.Layer) -> str:
-    return f"layer {layer.name!r} ({type(layer).__name__})"

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from cnnforge.cli import doctor as module
 from cnnforge.cli import main
-from cnnforge.cli.doctor import _choices_by_layer
+from cnnforge.cli.doctor import machine as module
+from cnnforge.cli.doctor.machine import _choices_by_layer
 from cnnforge.errors import UsageError
 from cnnforge.plugin_host.discovery import discover
 

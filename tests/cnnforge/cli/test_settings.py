@@ -166,7 +166,7 @@ def test_doctor_survives_an_unknown_backend(monkeypatch, capsys):
     import keras  # noqa: F401
 
     monkeypatch.setenv("KERAS_BACKEND", "nonsense")
-    monkeypatch.setattr("cnnforge.cli.doctor._checks", lambda specs: [])
+    monkeypatch.setattr("cnnforge.cli.doctor.machine._checks", lambda specs: [])
     assert main(["doctor"]) == 2
     out, err = capsys.readouterr()
     assert any(line.startswith("settings") and "nonsense" in line for line in out.splitlines())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnforge.cli.doctor import _show_lock, _versions
+from cnnforge.cli.doctor.machine import _show_lock, _versions
 from cnnforge.utils.lock_file import FILE_NAME, find_lock_file, other_versions, parse_lock
 
 ROOT = Path(__file__).parents[3]

@@ -1,4 +1,4 @@
-"""`cnnforge doctor`: describe this machine, and compare every layer with its stock layer."""
+"""Describe this machine, and compare every layer with its stock layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, import_error, print_json
+from cnnforge.cli._common import import_error, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 _VECTORS = ("neon", "avx", "avx2", "fma", "avx512f")
 
 
-def doctor(plugin: PluginOption = None, json: JsonOption = False) -> None:
-    """Show what this machine offers; check every layer kernel against its reference."""
+def check_machine(plugin: Sequence[str], json: bool) -> None:
+    """Print what this machine offers, and the checks of all layers.
+
+    Args:
+        plugin: The values of `--plugin`.
+        json: Whether to print JSON.
+
+    Raises:
+        UsageError: No other command can start with the settings of Keras.
+        typer.Exit: A check has failed.
+    """
     from cnnforge.plugin_host.discovery import discover
 
-    plugins = discover(plugin or ())
-    report = _report(plugins)
+    report = _report(discover(plugin))
     if json:
         print_json(report)
     else:

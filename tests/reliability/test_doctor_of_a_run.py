@@ -1,0 +1,188 @@
+"""`cnnforge doctor --resume` and `--determinism`, on copies of runs."""
+
+import hashlib
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+
+import odd_layers
+import pytest
+
+from cnnforge.cli import main
+
+# Its processes are copies of the process of the command, which has computed nothing. So they do not
+# import Keras again, which takes seconds.
+FORKED = """
+import json, os
+from cnnforge.cli.doctor import worker
+from cnnforge.verifying import processes
+def run(self, request, environment):
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.environ.clear()
+        os.environ.update(environment)
+        with os.fdopen(writing, "w") as answers:
+            json.dump(worker.answer_to(json.loads(request)), answers)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answers:
+        output = answers.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output
+processes.Copies._run = run
+"""
+KNOWN_DRAW = """
+from cnnforge.verifying import resuming
+class random:
+    class Random:
+        def randint(self, low, high):
+            return 4
+resuming.random = random
+"""
+TWO_PROCESSORS = """
+from cnnforge.verifying import repeating
+repeating.usable_processors = lambda: 2
+"""
+PLUGIN = ("--plugin", odd_layers.__file__)
+
+
+@pytest.fixture(scope="module")
+def run_of(train, tmp_path_factory):
+    """Return `run_of(model, *arguments)`: a run that has trained one epoch."""
+    known = {}
+
+    def run_of(model, *arguments):
+        key = model, *arguments
+        if key not in known:
+            folder = tmp_path_factory.mktemp("runs")
+            ended = train(model, folder, "--epochs", "2", *PLUGIN, *arguments)
+            assert ended.code == 0, ended.err
+            known[key] = Path(ended.json["run"])
+        return known[key]
+
+    return run_of
+
+
+@pytest.fixture(scope="module")
+def doctor(commands):
+    """Return `doctor(*arguments)`: the command, in processes that are copies of one."""
+
+    def doctor(*arguments, before="", **more):
+        return commands.run("doctor", *arguments, before=FORKED + before, **more)
+
+    return doctor
+
+
+def digests(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_run_can_be_resumed(run_of, doctor, tmp_path):
+    run = run_of("small", "--augment", "shift:1")
+    before = digests(run)
+    ended = doctor("--resume", run, "--json", environment={"TMPDIR": str(tmp_path)})
+    assert ended.code == 0, ended.err
+    found = ended.json
+    assert found["equal"]
+    assert found["difference"] is None
+    assert found["weights"]["whole"] == found["weights"]["interrupted"]
+    assert found["steps"] == 10
+    assert found["from"] == {"epoch": 1, "batch": 1}
+    assert found["resumed_after"] == found["killed_after"] - 1
+    assert 1 <= found["resumed_after"] <= 9
+    assert digests(run) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_state_of_a_run_that_goes_on_is_resumed(train, doctor, tmp_path):
+    where = {"TOY_SIGNAL": f"{signal.SIGKILL} 5"}
+    ended = train("plain", tmp_path, "--epochs", "2", environment=where)
+    assert ended.code == 128 + signal.SIGKILL
+    (run,) = tmp_path.iterdir()
+    # What a check must not do in the run: such a file is a leftover of the killed process.
+    (run / "last" / ".cnnforge-tmp-leftover").touch()
+    before = digests(run)
+    ended = doctor("--resume", run, "--steps", "5", before=KNOWN_DRAW)
+    assert ended.code == 0, ended.err
+    first, whole, killed, last = ended.out.splitlines()
+    # Images are read ahead of the batch that is trained.
+    begun = r"trained 5 steps from epoch 1, batch [2-5], in copies; the run is unchanged"
+    assert re.search(begun, first)
+    assert re.fullmatch(r"not interrupted:    [0-9a-f]{16}\.\.\.", whole)
+    assert killed.endswith("(SIGKILL after step 4, resumed from the state after step 3)")
+    assert last == "the same bits: this run can be interrupted at any time"
+    assert digests(run) == before
+
+
+def test_a_difference_after_a_resume_is_named(run_of, doctor):
+    run = run_of("of_the_process")
+    ended = doctor("--resume", run, "--steps", "4")
+    assert ended.code == 1
+    *_, other, advice = ended.out.splitlines()
+    assert re.match(r"OTHER BITS: \d+ of \d+ variables differ, first .*before/kernel", other)
+    assert "(layer 'before' (Dense)), by up to " in other
+    assert f"type: cnnforge doctor --determinism {run}; then report it to the authors" in advice
+
+
+def test_a_steady_run_is_bit_equal(run_of, doctor):
+    run = run_of("small", "--augment", "shift:1")
+    before = digests(run)
+    ended = doctor("--determinism", run, "--json")
+    assert ended.code == 0, ended.err
+    found = ended.json
+    assert found["equal"]
+    assert found["steps"] == 3
+    assert [trial["how"] for trial in found["trials"]][:2] == ["a process", "the same process again"]
+    assert len(found["trials"]) == 5
+    assert len({trial["weights"] for trial in found["trials"]}) == 1
+    assert digests(run) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "cause"),
+    [
+        ("unseeded", "from run to run", "random numbers without a seed"),
+        ("of_the_process", "from process to process", "a number of the process"),
+        ("of_the_threads", "with the number of threads", "sums whose order depends"),
+    ],
+)
+def test_the_first_layer_that_differs_is_named(run_of, doctor, model, kind, cause):
+    run = run_of(model)
+    ended = doctor("--determinism", run, before=TWO_PROCESSORS)
+    assert ended.code == 1, ended.err
+    *_, line, advice = ended.out.splitlines()
+    kinds = {"unseeded": "Unseeded", "of_the_process": "OfTheProcess"}
+    layer = f"layer 'odd' ({kinds.get(model, 'OfTheThreads')})"
+    found = re.fullmatch(
+        rf"NOT BIT-EQUAL {kind}: first the outputs of {re.escape(layer)}, in step 1 \(epoch 1, "
+        r"batch 1\); (\d+) of 64 compared values differ, by up to ([\d.e-]+) \(the largest value is "
+        r"([\d.e-]+)\)",
+        line,
+    )
+    assert found
+    assert int(found[1]) > 1
+    assert 0 < float(found[2]) < float(found[3])
+    assert cause in advice
+    assert advice.endswith("report it to the author of the plugin 'odd_layers'")
+
+
+def test_a_layer_that_hashes_a_text_differs_in_another_process(run_of, capsys):
+    """With new processes, which have other hashes."""
+    run = run_of("of_the_text")
+    assert main(["doctor", "--determinism", str(run), "--steps", "1", "--json"]) == 1
+    out, err = capsys.readouterr()
+    difference = json.loads(out)["difference"]
+    assert difference["kind"] == "process to process"
+    assert difference["what"] == "outputs"
+    assert difference["layer"] == "layer 'odd' (OfTheText)"
+    assert difference["plugin"] == "odd_layers"
+    assert err.splitlines() == [
+        "training 1 step, twice in one process",
+        "training them in another process",
+    ]
