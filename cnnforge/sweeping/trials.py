@@ -101,6 +101,7 @@ class Sweep:
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
         self._wanted = trials
         if self._is_done():
+            self._check_failures(self.study.get_trials(deepcopy=False))
             return True
         executor.run(self, should_stop)
         return self._is_done()
