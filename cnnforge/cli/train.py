@@ -17,6 +17,7 @@ from cnnforge.cli._common import (
     find_weights,
 )
 from cnnforge.cli._train_options import show_options, with_options
+from cnnforge.cli._workers import AddressOption, StartupTimeoutOption, WorkersOption, read_workers
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.output_options import OutputOptions
@@ -26,6 +27,7 @@ from cnnforge.output_options import OutputOptions
 @with_options(OutputOptions, after="repeat")
 @with_options(OptimizerOptions, after="batch_size")
 def train(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -171,6 +173,9 @@ def train(
         int,
         typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
     ] = 1,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    startup_timeout: StartupTimeoutOption = None,
     plugin: PluginOption = None,
     trust_model: TrustModelOption = False,
     print_config: Annotated[
@@ -186,6 +191,7 @@ def train(
     2 usage error, 3 a loss or a weight is not finite, 129, 130, 138 or 143 interrupted.
     """
     from cnnforge.cli._repeat import run_once, run_repeatedly
+    from cnnforge.cli._train_workers import train_with_workers
     from cnnforge.configuration import check_types, parse_time, read_config
     from cnnforge.errors import UsageError
     from cnnforge.runs.finding import names_latest
@@ -195,6 +201,12 @@ def train(
         raise UsageError(
             "--repeat starts new runs, and --resume continues one: leave out one of them (a "
             "command with --repeat continues its own runs if it is typed again)"
+        )
+    cluster = read_workers(workers, address, startup_timeout)
+    if repeat > 1 and cluster is not None:
+        raise UsageError(
+            "--repeat trains several models, and --workers one with several processes: leave out "
+            "one of them"
         )
     if resume is not None:
         resume = find_run(resume)
@@ -231,7 +243,9 @@ def train(
     if print_config:
         show_options(given, configured, epochs, resume, json)
         return
-    if repeat > 1:
+    if cluster is not None:
+        train_with_workers(cluster, context.obj or (), given, configured, epochs, resume, deadline)
+    elif repeat > 1:
         run_repeatedly(repeat, given, configured, epochs, deadline, json)
     else:
         run_once(given, configured, epochs, resume, deadline, json)

@@ -28,7 +28,7 @@ class _Desk:
         self._questions: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
-        self._stopped = False
+        self._stopped = self._over = False
 
     async def ask(self, question: Mapping[str, Any]) -> Any:
         """Put a question, and wait for its answer."""
@@ -59,9 +59,13 @@ class _Desk:
         """Ask all processes to save their states and to end."""
         self._stopped = True
 
-    async def is_stopped(self) -> bool:
-        """Return whether `stop` was called."""
-        return self._stopped
+    async def end(self) -> None:
+        """Let all processes end at once."""
+        self._stopped = self._over = True
+
+    async def state(self) -> tuple[bool, bool]:
+        """Return whether `stop` was called, and whether `end` was called."""
+        return self._stopped, self._over
 
 
 class Desk:
@@ -84,13 +88,25 @@ class Desk:
         """Return whether the process of the command wants all others to save and to end."""
         import ray
 
-        return ray.get(self._actor.is_stopped.remote())
+        return ray.get(self._actor.state.remote())[0]
+
+    def is_over(self) -> bool:
+        """Return whether all others are to end at once."""
+        import ray
+
+        return ray.get(self._actor.state.remote())[1]
 
     def stop(self) -> None:
         """Ask all processes to save their states and to end."""
         import ray
 
         ray.get(self._actor.stop.remote())
+
+    def end(self) -> None:
+        """Let all processes end at once."""
+        import ray
+
+        ray.get(self._actor.end.remote())
 
 
 @contextmanager
