@@ -212,7 +212,7 @@ def parse_time(text: str, option: str = "--time-limit") -> float:
 
     Args:
         text: Hours, minutes and seconds: `"2h"`, `"30m"`, `"90s"` or `"1h30m"`.
-        option: Name of the option, for the error message.
+        option: Name of the option, for messages.
 
     Returns:
         The time in seconds, more than 0.

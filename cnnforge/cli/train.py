@@ -17,7 +17,12 @@ from cnnforge.cli._common import (
     find_weights,
 )
 from cnnforge.cli._train_options import show_options, with_options
-from cnnforge.cli._workers import AddressOption, StartupTimeoutOption, WorkersOption, read_workers
+from cnnforge.cli.workers.options import (
+    AddressOption,
+    StartupTimeoutOption,
+    WorkersOption,
+    check_workers,
+)
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.output_options import OutputOptions
@@ -191,7 +196,7 @@ def train(
     2 usage error, 3 a loss or a weight is not finite, 129, 130, 138 or 143 interrupted.
     """
     from cnnforge.cli._repeat import run_once, run_repeatedly
-    from cnnforge.cli._train_workers import train_with_workers
+    from cnnforge.cli.workers.training import train_with_workers
     from cnnforge.configuration import check_types, parse_time, read_config
     from cnnforge.errors import UsageError
     from cnnforge.runs.finding import names_latest
@@ -202,8 +207,8 @@ def train(
             "--repeat starts new runs, and --resume continues one: leave out one of them (a "
             "command with --repeat continues its own runs if it is typed again)"
         )
-    cluster = read_workers(workers, address, startup_timeout)
-    if repeat > 1 and cluster is not None:
+    where = check_workers(workers, address, startup_timeout)
+    if repeat > 1 and workers is not None:
         raise UsageError(
             "--repeat trains several models, and --workers one with several processes: leave out "
             "one of them"
@@ -243,8 +248,10 @@ def train(
     if print_config:
         show_options(given, configured, epochs, resume, json)
         return
-    if cluster is not None:
-        train_with_workers(cluster, context.obj or (), given, configured, epochs, resume, deadline)
+    if workers is not None:
+        train_with_workers(
+            workers, *where, context.obj or (), given, configured, epochs, resume, deadline
+        )
     elif repeat > 1:
         run_repeatedly(repeat, given, configured, epochs, deadline, json)
     else:

@@ -18,10 +18,14 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
-from cnnforge.cli._workers import AddressOption, StartupTimeoutOption, WorkersOption, read_workers
+from cnnforge.cli.workers.options import (
+    AddressOption,
+    StartupTimeoutOption,
+    WorkersOption,
+    check_workers,
+)
 
 if TYPE_CHECKING:
-    from cnnforge.cli._workers import Workers
     from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.sweeping.results import SweepResult
     from cnnforge.sweeping.space import Dimension
@@ -111,8 +115,8 @@ def sweep(
     from cnnforge.sweeping.storage import check_optuna, claimed, open_study
 
     check_optuna()
-    cluster = read_workers(workers, address, startup_timeout)
-    if cluster is not None and parallel is not None:
+    where = check_workers(workers, address, startup_timeout)
+    if workers is not None and parallel is not None:
         raise UsageError(
             "--parallel runs trials on this machine, and --workers with Ray: leave out one of them"
         )
@@ -171,8 +175,8 @@ def sweep(
         needed = (folder, options.data, base.get("init_from"), base.get("weights"), *(plugin or ()))
         executor = (
             _processes(folder, lock, parallel or 1, trust_model)
-            if cluster is None
-            else _workers(folder, cluster, needed, trust_model)
+            if workers is None
+            else _workers(folder, workers, where, needed, trust_model)
         )
         code = _run(run, executor, trials, deadline, again)
         result = result_of(folder, study, metric)
@@ -203,7 +207,11 @@ def _processes(folder: Path, lock: int | None, parallel: int, trust_model: bool)
 
 
 def _workers(
-    folder: Path, cluster: Workers, needed: Sequence[str | Path | None], trust_model: bool
+    folder: Path,
+    workers: int,
+    where: tuple[str, float],
+    needed: Sequence[str | Path | None],
+    trust_model: bool,
 ) -> Executor:
     """Return what runs the trials in workers of Ray."""
     from cnnforge.distributed.machines import Place
@@ -216,9 +224,9 @@ def _workers(
         start=functools.partial(Process, _arguments(trust_model), folder, None),
         folder=folder,
         place=Place.here(*needed),
-        workers=cluster.count,
-        address=cluster.address,
-        startup_timeout=cluster.startup_timeout,
+        workers=workers,
+        address=where[0],
+        startup_timeout=where[1],
         max_deaths=MAX_DEATHS,
     )
 

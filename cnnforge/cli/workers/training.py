@@ -10,8 +10,6 @@ from typing import Any
 
 import typer
 
-from cnnforge.cli._workers import Workers
-
 # These options say where the workers are. The commands of the workers do not have them.
 _OWN = ("--workers", "--address")
 # Options of the first command that hold for the ones that continue its run.
@@ -20,7 +18,9 @@ _KEPT = ("--startup-timeout",)
 
 
 def train_with_workers(
-    workers: Workers,
+    workers: int,
+    address: str,
+    startup_timeout: float,
     arguments: Sequence[str],
     given: dict[str, Any],
     configured: dict[str, Any],
@@ -31,7 +31,9 @@ def train_with_workers(
     """Train with several workers, and show what the first one prints.
 
     Args:
-        workers: The workers.
+        workers: Number of workers.
+        address: The address of the cluster.
+        startup_timeout: Max number of seconds until all have started.
         arguments: The command line, from the word `train`.
         given: Options from the command line, by name.
         configured: Options from a config file, by name.
@@ -77,15 +79,15 @@ def train_with_workers(
             _render.message(line)
 
     training = RayTrain(
-        command=("-P", "-m", "cnnforge.cli.train_part"),
+        command=("-P", "-m", "cnnforge.cli.workers.command"),
         arguments=_with_run(without(arguments, _OWN), resume),
         resumed=resumed,
         run=resume,
         output=output,
         place=Place.here(output, data, *_paths({**configured, **given})),
-        workers=workers.count,
-        address=workers.address,
-        startup_timeout=workers.startup_timeout,
+        workers=workers,
+        address=address,
+        startup_timeout=startup_timeout,
         show=show,
         tell=_render.message,
     )

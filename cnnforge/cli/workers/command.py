@@ -20,6 +20,6 @@ def _end_with_stdin() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    from cnnforge.cli.app import main
+    from cnnforge.cli import main
 
     sys.exit(main())
