@@ -35,6 +35,8 @@ _MOMENT = 0.1
 _PATIENCE = 150.0
 # Time in which Ray Train notices that its workers have ended.
 _SHORT = 10.0
+# Seconds between two looks at the machines of the cluster.
+_LOOK = 2.0
 _PROCESS = re.compile(r"worker process (\d+)")
 
 
@@ -72,7 +74,7 @@ class RayTrain:
     _nodes: dict[int, str] = field(default_factory=dict)
     _processes: dict[int, int] = field(default_factory=dict)
     _begun: set[int] = field(default_factory=set)
-    _deaths: dict[int, str] = field(default_factory=dict)
+    _dead: set[int] = field(default_factory=set)
     _codes: dict[int, int] = field(default_factory=dict)
     _messages: dict[int, list[str]] = field(default_factory=dict)
     _stopping: bool = False
@@ -80,6 +82,8 @@ class RayTrain:
     _restarts: int = 0
     _in_vain: int = 0
     _states: Any = None
+    _waiting_since: float | None = None
+    _next_look: float = 0.0
 
     def train(self, should_stop: Callable[[], bool]) -> int:
         """Train until the command has ended.
@@ -113,8 +117,11 @@ class RayTrain:
     def _wait(self, thread: threading.Thread, desk: Desk, should_stop: Callable[[], bool]) -> None:
         """Wait for the end of Ray Train, and pass on a request to stop."""
         end = None
+        self._waiting_since = time.monotonic()
         while thread.is_alive():
             thread.join(_MOMENT)
+            if end is None:
+                self._look()
             final = bool(self._errors or any(self._codes.values()))
             if end is None and (final or should_stop()):
                 self._over, self._stopping = final, not final
@@ -153,6 +160,8 @@ class RayTrain:
         if rank in self._begun:
             self._restart()
         self._begun.add(rank)
+        if len(self._begun) == self.workers:
+            self._waiting_since = None
         self._hosts[rank], self._nodes[rank], self._processes[rank] = host, node, process
         run = self.run
         arguments = self.arguments if not self._restarts or run is None else self.resumed(run)
@@ -164,45 +173,67 @@ class RayTrain:
             self._codes[rank] = 0
             return False
         if not self._stopping and (code < 0 or code in _INTERRUPTED):
-            if code < 0:
-                self._deaths[rank] = f"{self._name(rank)} was ended by {_signal(code)}"
+            how = f"was ended by {_signal(code)}" if code < 0 else "was asked to end"
+            self._died(rank, how)
             return True
         self._codes[rank] = code
         self._messages[rank] = errors or [f"its command ended with {code}"]
         return False
 
+    def _died(self, rank: int, how: str) -> None:
+        """Tell that a worker has died, and what happens now."""
+        if rank in self._dead or rank not in self._begun:
+            return
+        self._dead.add(rank)
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        after = f"from the last state of {self.run}" if self.run else "from the beginning"
+        self.tell(f"{self._name(rank)} {how}; all workers start again {after}")
+
     def _restart(self) -> None:
-        """All workers start again. Say why, and check that they do not do so in vain."""
+        """Check that the workers do not start again in vain."""
+        if not self._dead:
+            self._died(min(self._begun), "or another one was lost")
         self._restarts += 1
-        why = "; ".join(self._deaths.values()) or self._lost()
         states = self._newest_states()
         self._in_vain = self._in_vain + 1 if states == self._states else 1
         self._states = states
         self._begun.clear()
         self._codes.clear()
-        self._deaths.clear()
+        self._dead.clear()
         if self._in_vain > MAX_RESTARTS:
             raise RunError(
-                f"{why}; {MAX_RESTARTS} restarts in a row have given no new state; "
+                f"{MAX_RESTARTS} restarts in a row have given no new state, so training ends; "
                 + self.how_to_go_on()
             )
-        on = "begin again" if self.run is None else f"go on from the last state of {self.run}"
-        self.tell(f"{why}; all workers start again, and {on}")
 
-    def _lost(self) -> str:
-        """Say which workers are lost with their machines."""
+    def _look(self) -> None:
+        """Look which machines are lost, and whether the workers start in time."""
         import ray
 
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK
         alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
-        lost = [self._name(rank) for rank, node in sorted(self._nodes.items()) if node not in alive]
-        return f"{' and '.join(lost)} was lost with its machine" if lost else "a worker was lost"
+        for rank, node in list(self._nodes.items()):
+            if node not in alive:
+                self._died(rank, "is lost with its machine")
+        since = self._waiting_since
+        if since is not None and time.monotonic() - since > self.startup_timeout:
+            self._errors.append(
+                RunError(
+                    f"{len(self._begun - self._dead)} of {self.workers} workers have started within"
+                    f" {self.startup_timeout:g} s: see that the cluster has enough processors, or "
+                    f"give it more time with --startup-timeout; {self.how_to_go_on()}"
+                )
+            )
 
     def _note_death(self, line: str) -> None:
         """Keep which worker's Ray process has died, from a line of Ray about it."""
         match = _PROCESS.search(line)
-        for rank, process in self._processes.items():
+        for rank, process in list(self._processes.items()):
             if match and int(match[1]) == process:
-                self._deaths[rank] = f"{self._name(rank)} was killed (process {process} of Ray)"
+                self._died(rank, f"was killed (process {process} of Ray)")
 
     def _newest_states(self) -> Any:
         if self.run is None:
