@@ -36,9 +36,11 @@ class Replicas(Protocol):
 
     Attributes:
         count: Number of devices, of all processes.
+        mirrored: Whether a model needs a copy of each variable on each device, made in `scope`.
     """
 
     count: int
+    mirrored: bool
 
     def scope(self) -> AbstractContextManager[Any]:
         """Return a context in which models and optimizers are made for these devices."""

@@ -44,6 +44,7 @@ class StrategyReplicas:
 
     Attributes:
         count: Number of devices, of all processes.
+        mirrored: Whether a model needs a copy of each variable on each device, made in `scope`.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, rank: int = 0, processes: int = 1) -> None:
@@ -76,7 +77,8 @@ class StrategyReplicas:
         kind = array.dtype.name
         if kind not in self._reduce:
             self._reduce[kind] = tf.function(
-                lambda value: self.strategy.run(_sum, args=(value,)),
+                # A copy, because a sum needs values that are computed on the device.
+                lambda value: self.strategy.run(lambda it: _sum(tf.identity(it)), args=(value,)),
                 input_signature=(tf.TensorSpec((None,), array.dtype),),
                 autograph=False,
             )

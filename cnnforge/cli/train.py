@@ -167,6 +167,18 @@ def train(
             "--resume continues.",
         ),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Divide each step among graphics cards, or processors if there is none.  "
+            "[default: 1]",
+        ),
+    ] = None,
+    startup_timeout: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="Max time to wait for the other processes of TF_CONFIG."),
+    ] = "5m",
     repeat: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
@@ -183,14 +195,23 @@ def train(
     """Train a model and write a run directory.
 
     Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
-    2 usage error, 3 a loss or a weight is not finite, 129, 130, 138 or 143 interrupted.
+    2 usage error, 3 a loss or a weight is not finite, 4 another worker did not start or has ended,
+    129, 130, 138 or 143 interrupted.
     """
     from cnnforge.cli._repeat import run_once, run_repeatedly
     from cnnforge.configuration import check_types, parse_time, read_config
+    from cnnforge.distributed.joining import Joining
     from cnnforge.errors import UsageError
     from cnnforge.runs.finding import names_latest
 
     deadline = None if time_limit is None else time.monotonic() + parse_time(time_limit)
+    waiting = parse_time(startup_timeout, "--startup-timeout")
+    joining = Joining.checked(devices, waiting, os.environ)
+    if repeat > 1 and not joining.alone:
+        raise UsageError(
+            "--repeat trains on one device and in one process: leave out --repeat, or --devices "
+            "and TF_CONFIG"
+        )
     if repeat > 1 and resume is not None:
         raise UsageError(
             "--repeat starts new runs, and --resume continues one: leave out one of them (a "
@@ -234,4 +255,4 @@ def train(
     if repeat > 1:
         run_repeatedly(repeat, given, configured, epochs, deadline, json)
     else:
-        run_once(given, configured, epochs, resume, deadline, json)
+        run_once(given, configured, epochs, resume, deadline, json, joining)

@@ -34,17 +34,24 @@ class Workers:
             one dimension and of the same size on each worker. All get the same bits.
         replicas: What divides a training step among the devices of all workers, of the type
             `cnnforge.backends.Replicas`; `None` if there is one device.
+        addresses: Address of each worker, for messages.
     """
 
     rank: int = 0
     size: int = 1
     reduce: Callable[[np.ndarray], np.ndarray] = _unchanged
     replicas: Any = None
+    addresses: Sequence[str] = ()
 
     @property
     def are_several(self) -> bool:
         """Whether there is more than one worker."""
         return self.size > 1
+
+    @property
+    def devices(self) -> int:
+        """Number of devices of all workers."""
+        return 1 if self.replicas is None else self.replicas.count
 
     @property
     def is_first(self) -> bool:
