@@ -19,7 +19,6 @@ from cnnforge.cli._common import (
 from cnnforge.cli._train_options import show_options, with_options
 from cnnforge.cli.workers.options import (
     AddressOption,
-    StartupTimeoutOption,
     WorkersOption,
     check_workers,
 )
@@ -174,13 +173,26 @@ def train(
             "--resume continues.",
         ),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Divide each step among graphics cards, or processors if there is none.  "
+            "[default: 1]",
+        ),
+    ] = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    startup_timeout: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="Max time until all workers, or processes of TF_CONFIG, are ready."
+        ),
+    ] = "5m",
     repeat: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
     ] = 1,
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    startup_timeout: StartupTimeoutOption = None,
     plugin: PluginOption = None,
     trust_model: TrustModelOption = False,
     print_config: Annotated[
@@ -193,25 +205,36 @@ def train(
     """Train a model and write a run directory.
 
     Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
-    2 usage error, 3 a loss or a weight is not finite, 129, 130, 138 or 143 interrupted.
+    2 usage error, 3 a loss or a weight is not finite, 4 another worker did not start or has ended,
+    129, 130, 138 or 143 interrupted.
     """
     from cnnforge.cli._repeat import run_once, run_repeatedly
     from cnnforge.cli.workers.training import train_with_workers
     from cnnforge.configuration import check_types, parse_time, read_config
+    from cnnforge.distributed.joining import Joining
     from cnnforge.errors import UsageError
     from cnnforge.runs.finding import names_latest
 
     deadline = None if time_limit is None else time.monotonic() + parse_time(time_limit)
+    waiting = parse_time(startup_timeout, "--startup-timeout")
+    where = check_workers(workers, address, startup_timeout if workers else None)
+    joining = Joining.checked(devices, waiting, os.environ)
+    if workers is not None and not joining.alone:
+        raise UsageError(
+            "--workers starts processes with one device each: leave out --devices, or --workers"
+            if devices is not None
+            else "TF_CONFIG makes this process a worker itself, and --workers starts workers with "
+            "Ray: leave out --workers, or unset TF_CONFIG"
+        )
+    if repeat > 1 and not (joining.alone and workers is None):
+        raise UsageError(
+            "--repeat trains on one device and in one process: leave out --repeat, or --devices, "
+            "--workers and TF_CONFIG"
+        )
     if repeat > 1 and resume is not None:
         raise UsageError(
             "--repeat starts new runs, and --resume continues one: leave out one of them (a "
             "command with --repeat continues its own runs if it is typed again)"
-        )
-    where = check_workers(workers, address, startup_timeout)
-    if repeat > 1 and workers is not None:
-        raise UsageError(
-            "--repeat trains several models, and --workers one with several processes: leave out "
-            "one of them"
         )
     if resume is not None:
         resume = find_run(resume)
@@ -255,4 +278,4 @@ def train(
     elif repeat > 1:
         run_repeatedly(repeat, given, configured, epochs, deadline, json)
     else:
-        run_once(given, configured, epochs, resume, deadline, json)
+        run_once(given, configured, epochs, resume, deadline, json, joining)

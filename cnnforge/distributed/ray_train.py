@@ -24,7 +24,7 @@ from cnnforge.distributed.desk import Desk, open_desk
 from cnnforge.distributed.machines import Place, processors_of_a_worker
 from cnnforge.distributed.ray_start import cluster
 from cnnforge.distributed.supervisor import supervise
-from cnnforge.errors import CnnforgeError, RunError, one_line
+from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
 from cnnforge.runs import RunDirectory
 
 MAX_RESTARTS = 3
@@ -172,9 +172,13 @@ class RayTrain:
         if code == 0 or self._over or self._errors or (self._stopping and code in _INTERRUPTED):
             self._codes[rank] = 0
             return False
-        if not self._stopping and (code < 0 or code in _INTERRUPTED):
-            how = f"was ended by {_signal(code)}" if code < 0 else "was asked to end"
-            self._died(rank, how)
+        if not self._stopping and code < 0:
+            self._died(rank, f"was ended by {_signal(code)}")
+            return True
+        if not self._stopping and (self._dead or code in (WorkerError.exit_code, *_INTERRUPTED)):
+            if not self._dead:
+                lost = code == WorkerError.exit_code
+                self._died(rank, "has lost another one" if lost else "was asked to end")
             return True
         self._codes[rank] = code
         self._messages[rank] = errors or [f"its command ended with {code}"]

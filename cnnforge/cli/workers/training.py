@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,15 +49,9 @@ def train_with_workers(
     from cnnforge.cli._training import check_new
     from cnnforge.distributed.machines import Place
     from cnnforge.distributed.ray_train import RayTrain
-    from cnnforge.errors import UsageError
     from cnnforge.runs import RunDirectory
     from cnnforge.utils.stop_signals import StopOnSignal
 
-    if os.environ.get("TF_CONFIG"):
-        raise UsageError(
-            "the variable TF_CONFIG makes this process a worker itself, and --workers starts "
-            "workers with Ray: leave out one of them"
-        )
     if resume is None:
         options, _ = check_new(dict(given), configured, epochs)
         output, data = Path(options.output).expanduser(), options.data
