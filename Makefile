@@ -28,6 +28,11 @@ EXPORT_VENV := .venv-export
 EXPORT_BIN := $(EXPORT_VENV)/bin
 EXPORT_INSTALLED := $(EXPORT_VENV)/.installed
 
+# Ray, for `make test-cluster`.
+CLUSTER_VENV := .venv-cluster
+CLUSTER_BIN := $(CLUSTER_VENV)/bin
+CLUSTER_INSTALLED := $(CLUSTER_VENV)/.installed
+
 # `make dist` installs the wheel here. The environment is made again each time. It sees the packages
 # of .venv but not its cnnforge; with DIST_FULL=1 it sees nothing and installs every dependency.
 DIST_VENV := .venv-dist
@@ -53,7 +58,7 @@ EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
 .PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
-	compare-seeds sweep-kills test-slow fuzz-serve lint format docs bench bench-torch bench-inference \
+	compare-seeds sweep-kills test-slow test-cluster fuzz-serve lint format docs bench bench-torch bench-inference \
 	bench-gate bench-plugin dist lock clean
 
 help:
@@ -69,6 +74,7 @@ help:
 	@echo "make test-slow  kill trainings and saves many times: see docs/reliability.md"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
+	@echo "make test-cluster  run the tests with several workers, with Ray in an environment of its own"
 	@echo "make test-export  run exported models in ONNX Runtime and LiteRT"
 	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
@@ -100,6 +106,9 @@ $(ENGINES_BIN)/pip: | $(BIN)/pip
 $(EXPORT_BIN)/pip: | $(BIN)/pip
 	$(BIN)/python -m venv $(EXPORT_VENV)
 
+$(CLUSTER_BIN)/pip: | $(BIN)/pip
+	$(BIN)/python -m venv $(CLUSTER_VENV)
+
 $(INSTALLED): pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
@@ -120,6 +129,10 @@ $(ENGINES_INSTALLED): pyproject.toml | $(ENGINES_BIN)/pip
 
 $(EXPORT_INSTALLED): pyproject.toml | $(EXPORT_BIN)/pip
 	$(EXPORT_BIN)/python -m pip install --quiet --editable '.[test,onnx,litert]'
+	@touch $@
+
+$(CLUSTER_INSTALLED): pyproject.toml | $(CLUSTER_BIN)/pip
+	$(CLUSTER_BIN)/python -m pip install --quiet --editable '.[test,cluster]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -187,6 +200,10 @@ fuzz-serve: $(TEST_INSTALLED)
 
 test-export: $(EXPORT_INSTALLED)
 	$(EXPORT_BIN)/python -m pytest tests/cnnforge/exporting tests/cnnforge/cli/export
+
+# Each test starts Ray. They run one after another, because each uses several processes.
+test-cluster: $(CLUSTER_INSTALLED)
+	CNNFORGE_SLOW_TESTS=1 $(CLUSTER_BIN)/python -m pytest -n 0 tests/cluster
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
@@ -268,5 +285,5 @@ lock: $(TEST_INSTALLED)
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) $(EXPORT_VENV) $(DIST_VENV) $(PAGES) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) $(EXPORT_VENV) $(CLUSTER_VENV) $(DIST_VENV) $(PAGES) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find cnnforge kernels plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

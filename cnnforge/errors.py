@@ -14,6 +14,7 @@ __all__ = [
     "RunError",
     "UnknownNameError",
     "UsageError",
+    "WorkerError",
     "message_of",
     "one_line",
     "place_of",
@@ -66,6 +67,12 @@ class UsageError(CnnforgeError):
     def __init__(self, *args: object, correction: tuple[str, str] | None = None) -> None:
         super().__init__(*args)
         self.correction = correction
+
+
+class WorkerError(CnnforgeError):
+    """Another process that takes part in a training did not start, or has ended."""
+
+    exit_code = 4
 
 
 class UnknownNameError(UsageError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from cnnforge.backends.base import ChunkResult as ChunkResult
+from cnnforge.backends.base import Replicas as Replicas
 from cnnforge.errors import UsageError
 
 _name = keras.backend.backend()

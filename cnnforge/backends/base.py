@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -28,6 +29,33 @@ class ChunkResult:
 
     sums: Mapping[str, float]
     failed: int | None
+
+
+class Replicas(Protocol):
+    """Divides each training step among the devices of this process and of other processes.
+
+    Attributes:
+        count: Number of devices, of all processes.
+        mirrored: Whether a model needs a copy of each variable on each device, made in `scope`.
+    """
+
+    count: int
+    mirrored: bool
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Return a context in which models and optimizers are made for these devices."""
+        ...
+
+    def trainer(
+        self,
+        model: keras.Model,
+        task: Any,
+        optimizer: keras.optimizers.Optimizer,
+        batch_size: int,
+        whole: keras.Model | None = None,
+    ) -> Any:
+        """Return a trainer with the methods of `Trainer`, see there for the arguments."""
+        ...
 
 
 class TrainableModel:

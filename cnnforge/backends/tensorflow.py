@@ -125,7 +125,11 @@ class Trainer(BatchPredictor, TrainableModel):
         self._train: Any = None
 
     def train(
-        self, images: np.ndarray, targets: Mapping[str, np.ndarray], sums: Mapping[str, float]
+        self,
+        images: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        sums: Mapping[str, float],
+        count: int | None = None,
     ) -> ChunkResult:
         """Take one step per batch of `images`; the last batch may be smaller.
 
@@ -133,6 +137,7 @@ class Trainer(BatchPredictor, TrainableModel):
             images: (N, H, W, C) uint8.
             targets: Arrays (N, ...) by name.
             sums: Sums of the loss and the metrics so far, by the task's names. A missing sum is 0.
+            count: Number of images of all workers in these steps; `None`: there is one worker.
 
         Returns:
             The sums after these steps, and the index of the first batch whose loss is not finite.

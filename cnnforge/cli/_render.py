@@ -36,6 +36,20 @@ GAP = 2
 """Number of columns between two pictures."""
 
 
+# Index of this process among those that train together. Only the first one prints messages.
+_rank = 0
+
+
+def speak_as(rank: int) -> None:
+    """Print from now on as a worker: the first one prints everything, the others only errors.
+
+    Args:
+        rank: Index of the worker.
+    """
+    global _rank
+    _rank = rank
+
+
 def message(text: str, style: str = "") -> None:
     """Print a message on stderr.
 
@@ -43,7 +57,8 @@ def message(text: str, style: str = "") -> None:
         text: The message.
         style: A rich style such as `"bold"` or `"yellow"`.
     """
-    _print(Console(stderr=True), Text(text, style=style))
+    if not _rank:
+        _print(Console(stderr=True), Text(text, style=style))
 
 
 def result(text: str, style: str = "", indent: int = 0) -> None:
@@ -74,6 +89,7 @@ def error(text: str) -> None:
     Args:
         text: The error message.
     """
+    text = f"worker {_rank}: {text}" if _rank else text
     line = Text.assemble(("error:", "bold red"), " ", " ".join(text.split()))
     _print(Console(stderr=True), line)
 

@@ -14,6 +14,7 @@ from cnnforge.cli._training import as_dict, prepare, show_result, train_and_repo
 
 if TYPE_CHECKING:
     from cnnforge.configuration import TrainingOptions
+    from cnnforge.distributed.joining import Joining
 
 _CHOSEN = ("model", "weights", "freeze_epochs", "backbone_rate")
 _GO_ON = "type the same command again to go on with all runs"
@@ -26,6 +27,7 @@ def run_once(
     resume: Path | None,
     deadline: float | None,
     json: bool,
+    joining: Joining,
 ) -> None:
     """Train one run, and print its result.
 
@@ -36,12 +38,16 @@ def run_once(
         resume: The run to continue; `None`: a new run.
         deadline: Value of `time.monotonic()` at which training stops; `None`: no limit.
         json: Whether to print JSON.
+        joining: The devices, and the other workers. Only the first worker prints.
     """
     from cnnforge.cli import _render
 
+    _render.speak_as(joining.rank)
     with ExitStack() as claims:
-        session = prepare(given, configured, epochs, resume, claims)
+        session = prepare(given, configured, epochs, resume, claims, joining)
         evaluation = train_and_report(session, deadline, json=json)
+        if not session.workers.is_first:
+            return
         # The run is saved, so a stdout that cannot be written is not an error.
         with _render.optional(f"everything is saved in the run directory {session.run.path}"):
             if json:

@@ -19,6 +19,10 @@ from cnnforge.utils.names import printable
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
+    from cnnforge.configuration import TrainingOptions
+    from cnnforge.distributed.joining import Joining
+    from cnnforge.distributed.workers import Workers
+    from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.tasks import Evaluation
     from cnnforge.training import BatchesDone, Event, Session
 
@@ -32,6 +36,7 @@ def prepare(
     epochs: str | None,
     resume: Path | None,
     claims: ExitStack,
+    joining: Joining | None = None,
 ) -> Session:
     """Prepare a new run, or the continuation of one.
 
@@ -40,27 +45,77 @@ def prepare(
         configured: Options from a config file, by name.
         epochs: Value of `--epochs`, or `None`.
         resume: The run to continue; `None`: a new run.
-        claims: Stack that keeps the run claimed until it is closed.
+        claims: Stack that keeps the run claimed until it is closed, and the other workers watched.
+        joining: The devices, and the other workers; `None`: there are none.
 
     Raises:
         CnnforgeError: See `cnnforge.training.start` and `cnnforge.training.resume`.
     """
     from cnnforge.cli import _render
     from cnnforge.cli._import_keras import import_keras
-    from cnnforge.cli._train_options import resolve_for_model
-    from cnnforge.configuration import parse_epochs
+    from cnnforge.distributed.joining import Joining, loss_explained, run_of_first
+
+    joining = joining or Joining()
+
+    def join() -> Workers:
+        import_keras()
+        workers = joining.join(_render.message)
+        claims.enter_context(loss_explained(workers))
+        return workers
 
     if resume is not None:
         from cnnforge.runs import RunDirectory
 
         # Opened before the import of Keras, which takes seconds, to report a wrong run at once.
-        claims.enter_context(RunDirectory.open(resume, needs=()).claimed())
-        import_keras()
+        run = RunDirectory.open(resume, needs=())
+        if joining.rank == 0:
+            claims.enter_context(run.claimed())
+        workers = join()
         from cnnforge import training
 
         return training.resume(
-            resume, {**configured, **given}, epochs, load_plugins, _render.message
+            resume, {**configured, **given}, epochs, load_plugins, _render.message, workers
         )
+    # Checked before the import of Keras, which takes seconds.
+    options, plugins = check_new(given, configured, epochs)
+    _render.message(
+        f"preparing {options.model or 'a model'} on {printable(options.data)} (kernels are "
+        "compiled once on a machine)"
+    )
+    workers = join()
+    from cnnforge import training
+
+    if not workers.is_first:
+        path = run_of_first(workers, Path(options.output))
+        return training.resume(
+            path, {**configured, **given}, None, load_plugins, _render.message, workers
+        )
+    session = training.start(options, plugins, _render.message, workers)
+    claims.enter_context(session.run.claimed())
+    workers.from_first(session.run.path.name)
+    return session
+
+
+def check_new(
+    given: dict[str, Any], configured: dict[str, Any], epochs: str | None
+) -> tuple[TrainingOptions, Plugins]:
+    """Check the options of a new run, without Keras.
+
+    Args:
+        given: Options from the command line, by name. `epochs` is added to them.
+        configured: Options from a config file, by name.
+        epochs: Value of `--epochs`, or `None`.
+
+    Returns:
+        The options, and the plugins.
+
+    Raises:
+        CnnforgeError: An option, a name or the data are wrong.
+    """
+    from cnnforge.cli._train_options import resolve_for_model
+    from cnnforge.configuration import parse_epochs
+    from cnnforge.data.references import find_dataset
+
     if epochs is not None:
         given["epochs"] = parse_epochs(epochs)
     plugins = load_plugins(given.get("plugin", configured.get("plugin", ())))
@@ -70,20 +125,8 @@ def prepare(
         (options.augment, plugins.augmentations),
     ):
         _ = [registry[name.partition(":")[0]] for name in names]
-    from cnnforge.data.references import find_dataset
-
-    # Checked before the import of Keras, which takes seconds.
     find_dataset(options.data, plugins.datasets)
-    _render.message(
-        f"preparing {options.model or 'a model'} on {printable(options.data)} (kernels are "
-        "compiled once on a machine)"
-    )
-    import_keras()
-    from cnnforge import training
-
-    session = training.start(options, plugins, _render.message)
-    claims.enter_context(session.run.claimed())
-    return session
+    return options, plugins
 
 
 def train_and_report(
@@ -124,6 +167,8 @@ def train_and_report(
         )
     for line in _kept_by_the_framework(session):
         _render.message(line)
+    if session.finished and not session.workers.is_first:
+        return None
     if session.finished:
         done = f"all {session.options.epochs} epochs are done; {_how_to_continue(session)}"
         _render.message(_stopped(session) or done)
@@ -137,16 +182,24 @@ def train_and_report(
         with _render.progress() as display:
             progress = _Progress(session, display, plain=json or _render.is_plain())
             result = session.train([progress], lambda: stop() or time_is_over())
-        if result.interrupted and stop():
-            cause = "Ctrl-C" if stop.name == "SIGINT" else stop.name
+        # A signal to one of several workers ends all of them in the same way.
+        code = session.workers.highest(stop.exit_code) if result.interrupted else 0
+        if code:
+            name = stop.name or "a signal to another worker"
+            cause = "Ctrl-C" if name == "SIGINT" else name
             _render.message(
                 f"interrupted by {cause}; the state is saved; go on with "
                 f"'cnnforge train --resume {path}'"
             )
-            raise typer.Exit(stop.exit_code)
+            raise typer.Exit(code)
+    if not session.workers.is_first:
+        # The first worker writes the report. If the others ended now, it would miss them.
+        session.workers.wait()
+        return None
     if result.interrupted:
         _render.message(_time_limit(session))
         if result.state.best is None:
+            session.workers.wait()
             return None
     elif _stopped(session):
         _render.message(_stopped(session))
@@ -154,7 +207,9 @@ def train_and_report(
         "interrupted; the model is saved, but tables or figures are missing; write them with "
         f"'cnnforge train --resume {path}'"
     )
-    return session.report()
+    evaluation = session.report()
+    session.workers.wait()
+    return evaluation
 
 
 def _time_limit(session: Session) -> str:

@@ -143,7 +143,13 @@ def _run(arguments: list[str]) -> int:
             _settings.show_platform()
             checks = {"plugins", "check"} <= set(arguments)
             _settings.repair_environment(python_functions=checks)
-        code = program.main(arguments or ["--help"], prog_name="cnnforge", standalone_mode=False)
+        code = program.main(
+            arguments or ["--help"],
+            prog_name="cnnforge",
+            standalone_mode=False,
+            # For commands that start others with the same options.
+            obj=arguments,
+        )
         sys.stdout.flush()
     except _streams.OutputError as error:
         return error.exit_code if error.quiet else _fail(str(error), error.exit_code)

@@ -17,6 +17,11 @@ from cnnforge.cli._common import (
     find_weights,
 )
 from cnnforge.cli._train_options import show_options, with_options
+from cnnforge.cli.workers.options import (
+    AddressOption,
+    WorkersOption,
+    check_workers,
+)
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.output_options import OutputOptions
@@ -26,6 +31,7 @@ from cnnforge.output_options import OutputOptions
 @with_options(OutputOptions, after="repeat")
 @with_options(OptimizerOptions, after="batch_size")
 def train(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -167,6 +173,22 @@ def train(
             "--resume continues.",
         ),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Divide each step among graphics cards, or processors if there is none.  "
+            "[default: 1]",
+        ),
+    ] = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    startup_timeout: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="Max time until all workers, or processes of TF_CONFIG, are ready."
+        ),
+    ] = "5m",
     repeat: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
@@ -183,14 +205,32 @@ def train(
     """Train a model and write a run directory.
 
     Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
-    2 usage error, 3 a loss or a weight is not finite, 129, 130, 138 or 143 interrupted.
+    2 usage error, 3 a loss or a weight is not finite, 4 another worker did not start or has ended,
+    129, 130, 138 or 143 interrupted.
     """
     from cnnforge.cli._repeat import run_once, run_repeatedly
+    from cnnforge.cli.workers.training import train_with_workers
     from cnnforge.configuration import check_types, parse_time, read_config
+    from cnnforge.distributed.joining import Joining
     from cnnforge.errors import UsageError
     from cnnforge.runs.finding import names_latest
 
     deadline = None if time_limit is None else time.monotonic() + parse_time(time_limit)
+    waiting = parse_time(startup_timeout, "--startup-timeout")
+    where = check_workers(workers, address, startup_timeout if workers else None)
+    joining = Joining.checked(devices, waiting, os.environ)
+    if workers is not None and not joining.alone:
+        raise UsageError(
+            "--workers starts processes with one device each: leave out --devices, or --workers"
+            if devices is not None
+            else "TF_CONFIG makes this process a worker itself, and --workers starts workers with "
+            "Ray: leave out --workers, or unset TF_CONFIG"
+        )
+    if repeat > 1 and not (joining.alone and workers is None):
+        raise UsageError(
+            "--repeat trains on one device and in one process: leave out --repeat, or --devices, "
+            "--workers and TF_CONFIG"
+        )
     if repeat > 1 and resume is not None:
         raise UsageError(
             "--repeat starts new runs, and --resume continues one: leave out one of them (a "
@@ -231,7 +271,11 @@ def train(
     if print_config:
         show_options(given, configured, epochs, resume, json)
         return
-    if repeat > 1:
+    if workers is not None:
+        train_with_workers(
+            workers, *where, context.obj or (), given, configured, epochs, resume, deadline
+        )
+    elif repeat > 1:
         run_repeatedly(repeat, given, configured, epochs, deadline, json)
     else:
-        run_once(given, configured, epochs, resume, deadline, json)
+        run_once(given, configured, epochs, resume, deadline, json, joining)

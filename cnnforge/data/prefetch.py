@@ -28,12 +28,14 @@ class Chunk(NamedTuple):
         batches: Number of batches; the last batch may be smaller.
         images: (N, H, W, C) uint8.
         targets: Arrays (N, ...) by name; empty for a prediction.
+        total: Number of images of these batches, also of those that other workers read.
     """
 
     first: int
     batches: int
     images: np.ndarray
     targets: Mapping[str, np.ndarray]
+    total: int
 
 
 class StepsPerCall:
@@ -47,11 +49,14 @@ class StepsPerCall:
     Args:
         image_shape: (H, W, C) of the images, one byte per value.
         batch_size: Number of images per batch.
+        fixed: Whether the number does not depend on times. Several workers need the same number.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], batch_size: int) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], batch_size: int, *, fixed: bool = False
+    ) -> None:
         self._max_batches = max(1, MAX_BYTES // (batch_size * int(np.prod(image_shape))))
-        self._seen = False
+        self._seen, self._fixed = False, fixed
         self.batches = min(8, self._max_batches)
 
     def record(self, batches: int, seconds: float) -> None:
@@ -61,6 +66,8 @@ class StepsPerCall:
             batches: Number of batches in the chunk.
             seconds: Time of the chunk, in seconds.
         """
+        if self._fixed:
+            return
         if not self._seen:
             # Ignore the time of the first chunk, which builds the graph and compiles kernels.
             self._seen = True
@@ -79,8 +86,17 @@ def images_only(samples: Samples) -> Read:
     return lambda indices: (samples.fetch(indices), {})
 
 
+def _all(indices: np.ndarray) -> np.ndarray:
+    return indices
+
+
 def chunks(
-    read: Read, visit: np.ndarray, batch_size: int, size: StepsPerCall, first: int = 0
+    read: Read,
+    visit: np.ndarray,
+    batch_size: int,
+    size: StepsPerCall,
+    first: int = 0,
+    own: Callable[[np.ndarray], np.ndarray] = _all,
 ) -> Iterator[Chunk]:
     """Read the samples in the order of `visit`. At most two chunks are read ahead of the caller.
 
@@ -90,6 +106,7 @@ def chunks(
         batch_size: Number of images per batch.
         size: Number of batches per chunk. It may change between chunks.
         first: Index of the batch to start from.
+        own: Function that returns the part of the indices of a chunk that this process reads.
 
     Yields:
         The chunks. Only the last batch of the last chunk may be smaller.
@@ -98,7 +115,7 @@ def chunks(
 
     def read_chunk(first: int, batches: int) -> Chunk:
         taken = visit[first * batch_size : (first + batches) * batch_size]
-        return Chunk(first, batches, *read(taken))
+        return Chunk(first, batches, *read(own(taken)), len(taken))
 
     pending: deque[Future[Chunk]] = deque()
     reader = ThreadPoolExecutor(1, thread_name_prefix="cnnforge-read")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +20,15 @@ class Process:
     """A process that trains trials, one after another.
 
     Args:
-        command: The command that starts it; it reads orders from stdin and answers on stdout.
+        arguments: The arguments of Python that start it; it reads orders from stdin and answers on
+            stdout.
         folder: The folder of the sweep.
         lock: Descriptor of the folder's lock, which the process inherits, or `None`.
         threads: Number of threads that it may use; `None`: as many as there are processors.
     """
 
     def __init__(
-        self, command: Sequence[str], folder: Path, lock: int | None, threads: int | None
+        self, arguments: Sequence[str], folder: Path, lock: int | None, threads: int | None
     ) -> None:
         environment = dict(os.environ)
         if threads is not None:
@@ -34,7 +36,7 @@ class Process:
                 environment.setdefault(name, str(threads))
         with (folder / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,15 +1,13 @@
-"""Run the trials of a sweep: continue those that a killed process has left, then propose others."""
+"""The trials of a sweep: those that a killed process has left, then others that are proposed."""
 
 from __future__ import annotations
 
 import math
-import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 
@@ -17,19 +15,36 @@ from cnnforge.configuration import check_types
 from cnnforge.errors import CnnforgeError
 from cnnforge.runs import RunDirectory
 from cnnforge.runs.finding import is_run, runs_in
-from cnnforge.sweeping.processes import LOG, Process
+from cnnforge.sweeping.processes import LOG
 from cnnforge.sweeping.sampling import add_running, propose
 from cnnforge.sweeping.space import Dimension, Value
 
+MAX_DEATHS = 3
+"""A trial whose process ends this often without an answer is left out."""
 _STATES = optuna.trial.TrialState
 _STUDY = "sweep"
-# A trial whose process ends this often is left out.
-_MAX_DEATHS = 3
 _MAX_FAILED_AT_FIRST = 3
-# TensorFlow keeps memory of every model that it has trained.
-_TRIALS_PER_PROCESS = 20
-_MOMENT = 0.1
-_PATIENCE = 60.0
+
+
+class Executor(Protocol):
+    """Something that runs the processes of trials: on this machine, or on several."""
+
+    def run(self, sweep: Sweep, should_stop: Callable[[], bool]) -> None:
+        """Run trials until `sweep.next_trial` returns `None`.
+
+        A process gets `sweep.order` first, and what `sweep.answered` returns for each of its
+        answers. A process that ends without an answer is replaced. If that happens `MAX_DEATHS`
+        times in one trial, `sweep.give_up` is called.
+
+        Args:
+            sweep: The sweep.
+            should_stop: Function that is called ten times a second. If it returns true, the
+                processes save the states of their trials, and no other trial begins.
+
+        Raises:
+            CnnforgeError: The sweep cannot go on.
+        """
+        ...
 
 
 @dataclass
@@ -45,8 +60,6 @@ class Sweep:
         metric: Name of the metric; its best validation value is the value of a trial.
         shown: Function that formats a value of the metric.
         seed: Random seed of the sweep.
-        command: Command that starts a process for trials.
-        lock: Descriptor of the lock of the folder, or `None`.
         prune: Whether a trial ends early if it is worse than the median of the others.
         tell: Function that shows a line to the user.
     """
@@ -59,22 +72,18 @@ class Sweep:
     metric: str
     shown: Callable[[float], str]
     seed: int
-    command: Sequence[str]
-    lock: int | None
     prune: bool
     tell: Callable[[str], None]
     _guard: threading.RLock = field(default_factory=threading.RLock)
-    _stopping: bool = False
-    _processes: list[Process] = field(default_factory=list)
+    _wanted: int = 0
     _taken: set[int] = field(default_factory=set)
-    _errors: list[BaseException] = field(default_factory=list)
 
-    def run(self, trials: int, parallel: int, should_stop: Callable[[], bool]) -> bool:
+    def run(self, executor: Executor, trials: int, should_stop: Callable[[], bool]) -> bool:
         """Run trials until there is a number of them.
 
         Args:
+            executor: It runs their processes.
             trials: Number of trials of the sweep, with those of earlier calls.
-            parallel: Number of processes.
             should_stop: Function that is called ten times a second. If it returns true, the states
                 of running trials are saved, and they are continued by the next call.
 
@@ -82,7 +91,7 @@ class Sweep:
             Whether all trials have ended.
 
         Raises:
-            CnnforgeError: The first three trials have failed.
+            CnnforgeError: The first three trials have failed, or `executor` cannot go on.
         """
         if self.prune:
             self.study.pruner = optuna.pruners.MedianPruner()
@@ -90,125 +99,92 @@ class Sweep:
             self.study.pruner = optuna.pruners.NopPruner()
         # Trials are opened only to report to them; `propose` chooses their values.
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        threads = [
-            threading.Thread(target=self._work, args=(trials, parallel), daemon=True)
-            for _ in range(parallel)
-        ]
-        for thread in threads:
-            thread.start()
-        end = None
-        try:
-            while any(thread.is_alive() for thread in threads):
-                threads[0].join(_MOMENT) if threads[0].is_alive() else time.sleep(_MOMENT)
-                if end is None and (self._errors or should_stop()):
-                    end = time.monotonic() + _PATIENCE
-                    self._stop()
-                if end is not None and time.monotonic() > end:
-                    break
-        finally:
-            for process in self._processes:
-                process.end()
-        if self._errors:
-            raise self._errors[0]
-        left = [t for t in self.study.get_trials(deepcopy=False) if not t.state.is_finished()]
-        return not left and len(self.study.get_trials(deepcopy=False)) >= trials
+        self._wanted = trials
+        if self._is_done():
+            self._check_failures(self.study.get_trials(deepcopy=False))
+            return True
+        executor.run(self, should_stop)
+        return self._is_done()
 
-    def _stop(self) -> None:
+    def _is_done(self) -> bool:
+        known = self.study.get_trials(deepcopy=False)
+        return len(known) >= self._wanted and all(t.state.is_finished() for t in known)
+
+    def next_trial(self) -> int | None:
+        """Return the number of the next trial, or `None` if no trial is left.
+
+        Raises:
+            CnnforgeError: The first three trials have failed.
+        """
         with self._guard:
-            self._stopping = True
-            for process in self._processes:
-                process.tell({"stop": True})
-
-    def _work(self, trials: int, parallel: int) -> None:
-        """Run trials in one process after another, until none is left."""
-        try:
-            process: Process | None = None
-            trained = 0
-            while (number := self._next(trials)) is not None:
-                for death in range(1, _MAX_DEATHS + 1):
-                    process = process or self._process(parallel)
-                    cause = self._train(process, number)
-                    if not cause or self._stopping:
-                        break
-                    # The next process continues the run of the trial.
-                    process = self._replaced(process)
-                    if death == _MAX_DEATHS:
-                        self._failed(number, f"{cause}; see {self.folder / LOG}")
-                trained += 1
-                if process is not None and trained % _TRIALS_PER_PROCESS == 0:
-                    process = self._replaced(process)
-        except BaseException as error:
-            self._errors.append(error)
-
-    def _replaced(self, process: Process) -> None:
-        """End a process. The next trial starts another."""
-        with self._guard:
-            self._processes.remove(process)
-        process.end()
-
-    def _process(self, parallel: int) -> Process:
-        threads = max(1, (os.cpu_count() or 1) // parallel) if parallel > 1 else None
-        process = Process(self.command, self.folder, self.lock, threads)
-        with self._guard:
-            self._processes.append(process)
-        return process
-
-    def _next(self, trials: int) -> int | None:
-        """Return the number of the next trial, or `None` if no trial is left."""
-        with self._guard:
-            if self._stopping or self._errors:
-                return None
             known = self.study.get_trials(deepcopy=False)
-            self._check_failures(known, trials)
+            self._check_failures(known)
             left = [t.number for t in known if not t.state.is_finished()]
             for number in left:
                 if number not in self._taken:
                     self._taken.add(number)
                     self.tell(f"trial {number} goes on: {self._described(number)}")
                     return number
-            if len(known) >= trials:
+            if len(known) >= self._wanted:
                 return None
             number = add_running(self.study, self.space, propose(self.study, self.space, self.seed))
             self._taken.add(number)
             self.tell(f"trial {number} begins: {self._described(number)}")
             return number
 
-    def _check_failures(self, known: Sequence[Any], trials: int) -> None:
+    def order(self, number: int) -> dict[str, Any]:
+        """Return the first order to a process that runs a trial, or continues it.
+
+        Args:
+            number: Number of the trial.
+        """
+        values = self._trial(number).params
+        options = {each.name: each.option(values[each.name]) for each in self.space}
+        return {
+            "train": {**self.options, **options, "output": str(self.folder)},
+            "resume": self._earlier_run(number, options),
+            "metric": self.metric,
+        }
+
+    def answered(self, number: int, answer: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Keep an answer of the process of a trial.
+
+        Args:
+            number: Number of the trial.
+            answer: The answer, see `cnnforge.cli.sweep.worker`.
+
+        Returns:
+            The next order; `{}` if there is none now; `None` if the trial has ended or was stopped.
+        """
+        if "run" in answer:
+            self._set(number, "run", Path(answer["run"]).name)
+            return {}
+        if "epoch" in answer:
+            return {"go_on": self._epoch(number, answer)}
+        if "error" in answer:
+            self._failed(number, str(answer["error"]))
+        elif "interrupted" not in answer:
+            self._ended(number, answer.get("done"))
+        return None
+
+    def give_up(self, number: int, cause: str) -> None:
+        """Leave out a trial whose process has ended `MAX_DEATHS` times.
+
+        Args:
+            number: Number of the trial.
+            cause: How the last process ended.
+        """
+        self._failed(number, f"{cause}; see {self.folder / LOG}")
+
+    def _check_failures(self, known: Sequence[Any]) -> None:
         ended = [t for t in known if t.state.is_finished()]
         failed = [t for t in ended if t.state == _STATES.FAIL]
-        if len(failed) == len(ended) and len(failed) >= min(_MAX_FAILED_AT_FIRST, trials):
+        if len(failed) == len(ended) and len(failed) >= min(_MAX_FAILED_AT_FIRST, self._wanted):
             reason = failed[-1].user_attrs.get("error", "unknown")
             raise CnnforgeError(
                 f"the first {len(failed)} trials failed, the last because: {reason}; begin a new "
                 "sweep with another space, data or --output"
             )
-
-    def _train(self, process: Process, number: int) -> str:
-        """Run a trial. Return "" if it has ended or was stopped, or the death of its process."""
-        values = self._trial(number).params
-        options = {each.name: each.option(values[each.name]) for each in self.space}
-        process.tell(
-            {
-                "train": {**self.options, **options, "output": str(self.folder)},
-                "resume": self._earlier_run(number, options),
-                "metric": self.metric,
-            }
-        )
-        while (answer := process.listen()) is not None:
-            if "run" in answer:
-                self._set(number, "run", Path(answer["run"]).name)
-            elif "epoch" in answer:
-                go_on = self._epoch(number, answer)
-                process.tell({"go_on": go_on})
-            elif "error" in answer:
-                self._failed(number, str(answer["error"]))
-                return ""
-            elif "interrupted" in answer:
-                return ""
-            else:
-                self._ended(number, answer.get("done"))
-                return ""
-        return process.cause_of_death()
 
     def _epoch(self, number: int, answer: Mapping[str, Any]) -> bool:
         """Keep the value of an epoch, and return whether the trial goes on."""

@@ -12,6 +12,7 @@ import keras
 
 from cnnforge.callbacks import Callback, FinishedEpoch
 from cnnforge.data import Augmentation, Composing, Mixing
+from cnnforge.distributed.workers import ALONE, Workers
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import AugmentationSpec, CallbackSpec, Spec
 from cnnforge.plugin_host.registry import Registry
@@ -32,6 +33,7 @@ class EpochCallbacks:
         epochs: Total number of epochs of the run.
         folder: The run directory, or `None`.
         monitor: Name of the metric that selects the best epoch.
+        workers: The workers. The callbacks of the first one are called.
 
     Attributes:
         rate: The learning rate; another phase of training has another one.
@@ -45,8 +47,10 @@ class EpochCallbacks:
         epochs: int,
         folder: Path | None,
         monitor: str,
+        workers: Workers = ALONE,
     ) -> None:
         self._callbacks, self._monitor = callbacks, monitor
+        self._workers = workers
         self.rate, self._model, self._epochs, self._folder = rate, model, epochs, folder
 
     def restore(self, states: Mapping[str, Any]) -> None:
@@ -60,7 +64,7 @@ class EpochCallbacks:
                 _guarded("callback", name, partial(callback.restore, states[name]))
 
     def epoch_ended(self, metrics: EpochMetrics, best: bool) -> tuple[dict[str, Any], str]:
-        """Call all callbacks after an epoch.
+        """Call all callbacks after an epoch, and set the learning rate on all workers alike.
 
         Args:
             metrics: Metrics of the epoch.
@@ -72,7 +76,22 @@ class EpochCallbacks:
         Raises:
             PluginError: A callback failed, or its state does not consist of plain values.
         """
-        rate = self.rate
+        found = self._call(metrics, best) if self._workers.is_first else None
+        states, stopped, rates = self._workers.from_first(found)
+        for value in () if self._workers.is_first else rates:
+            self.rate.next = value
+        return states, stopped
+
+    def _call(
+        self, metrics: EpochMetrics, best: bool
+    ) -> tuple[dict[str, Any], str, Sequence[float]]:
+        """Return what `epoch_ended` returns, and the learning rates that callbacks have set."""
+        rate, rates = self.rate, []
+
+        def set_rate(value: float) -> None:
+            rate.next = value
+            rates.append(float(value))
+
         epoch = FinishedEpoch(
             metrics=metrics,
             epochs=self._epochs,
@@ -81,7 +100,7 @@ class EpochCallbacks:
             model=self._model,
             folder=self._folder,
             read_learning_rate=lambda: rate.next,
-            write_learning_rate=lambda value: setattr(rate, "next", value),
+            write_learning_rate=set_rate,
         )
         states = {}
         for name, callback in self._callbacks.items():
@@ -94,7 +113,7 @@ class EpochCallbacks:
                     f"the state of the callback {name!r} cannot be saved: {error}; its plugin must "
                     "return a dictionary of numbers, strings, lists and dictionaries"
                 ) from error
-        return states, epoch.stopped
+        return states, epoch.stopped, rates
 
 
 def qualified(references: Sequence[str], registry: Registry[Any]) -> tuple[str, ...]:

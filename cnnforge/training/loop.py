@@ -7,11 +7,11 @@ prints nothing.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,10 +21,10 @@ import numpy as np
 from cnnforge.callbacks import Callback
 from cnnforge.data import Augmentation, AugmentedSamples, Dataset, samples_of_epoch
 from cnnforge.data.prefetch import Chunk, StepsPerCall, chunks, images_only
-from cnnforge.errors import NotFiniteError
+from cnnforge.distributed.workers import ALONE, Workers
+from cnnforge.errors import RunError
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.tasks import LOSS, Evaluation, Metric, Task, is_better
-from cnnforge.training import nonfinite
 from cnnforge.training.components import EpochCallbacks
 from cnnforge.training.events import (
     BatchesDone,
@@ -35,6 +35,7 @@ from cnnforge.training.events import (
     Interrupted,
     Listener,
 )
+from cnnforge.training.failures import fail, first_in_training, first_in_validation
 from cnnforge.training.order import order
 from cnnforge.training.phases import NO_FINE_TUNING, FineTuning, Phases
 from cnnforge.training.state import Best, StateStore, Sums, TrainingResult, TrainingState
@@ -45,12 +46,6 @@ _ADAM = OptimizerOptions()
 
 class _Stopped(Exception):
     pass
-
-
-def _best_effort() -> contextlib.AbstractContextManager[None]:
-    # Used around the search for the cause of an error. If the search itself fails, the first error
-    # must still be reported, so ignore the exception of the search.
-    return contextlib.suppress(Exception)
 
 
 def train(
@@ -73,6 +68,7 @@ def train(
     augmentations: Sequence[tuple[str, Augmentation]] = (),
     folder: Path | None = None,
     fine_tuning: FineTuning = NO_FINE_TUNING,
+    workers: Workers = ALONE,
 ) -> TrainingResult:
     """Train `model` until `epochs` epochs are done.
 
@@ -105,6 +101,8 @@ def train(
         augmentations: Name and function of each augmentation of the training samples.
         folder: The run directory, for callbacks and temporary files; or `None`.
         fine_tuning: Number of frozen epochs and rate of the backbone, for pretrained weights.
+        workers: The processes that train together, which all call this function. Only the first one
+            saves, and calls listeners and callbacks.
 
     Returns:
         The training state at the end, and whether training was interrupted.
@@ -128,14 +126,16 @@ def train(
         epochs=epochs,
         fine_tuning=fine_tuning,
         folder=folder,
+        replicas=workers.replicas,
     )
     begun = resume_from.epoch if resume_from is not None else 0
-    run = _Run(phases, begun, task, dataset, epochs, batch_size, seed)
-    run.metric = metric
-    run.store, run.save_best, run.should_stop = store, save_best, should_stop
-    run.listeners, run.augmentations = tuple(listeners), tuple(augmentations)
+    run = _Run(phases, begun, task, dataset, epochs, batch_size, seed, workers)
+    run.metric, run.augmentations = metric, tuple(augmentations)
+    run.asked_to_stop = should_stop
+    if workers.is_first:
+        run.store, run.save_best, run.listeners = store, save_best, tuple(listeners)
     run.callbacks = EpochCallbacks(
-        callbacks or {}, run.phase.rate, model, epochs, folder, metric.name
+        callbacks or {}, run.phase.rate, model, epochs, folder, metric.name, workers
     )
     if resume_from is not None:
         run.phase.trainer.restore(resume_from.arrays)
@@ -144,6 +144,8 @@ def train(
         run.callbacks.restore(resume_from.callbacks)
     else:
         run.state = TrainingState(arrays=(), config=dict(config or {}))
+    run.begin_alike()
+    if resume_from is None:
         run.save()
     interrupted = False
     try:
@@ -170,7 +172,9 @@ class _Run:
         epochs: int,
         batch_size: int,
         seed: int,
+        workers: Workers,
     ) -> None:
+        self.workers = workers
         self.phases, self.phase, self.task = phases, phases.at(begun), task
         self.metric: Metric = task.monitored()
         self.dataset, self.epochs = dataset, epochs
@@ -184,7 +188,7 @@ class _Run:
         self.last = self.state
         self.store: StateStore | None = None
         self.save_best: Callable[[], None] = lambda: None
-        self.should_stop: Callable[[], bool] = lambda: False
+        self.asked_to_stop: Callable[[], bool] = lambda: False
         self.listeners: tuple[Listener, ...] = ()
         self.augmentations: tuple[tuple[str, Augmentation], ...] = ()
         self.callbacks: EpochCallbacks
@@ -195,11 +199,28 @@ class _Run:
 
     def measure_again(self) -> None:
         """Choose the number of steps per call again, since another model is trained."""
-        self.train_size = StepsPerCall(self.dataset.image_shape, self.batch_size)
-        self.validation_size = StepsPerCall(self.dataset.image_shape, self.batch_size)
+        # All workers must make the same number of calls.
+        fixed = self.workers.are_several
+        self.train_size, self.validation_size = (
+            StepsPerCall(self.dataset.image_shape, self.batch_size, fixed=fixed) for _ in range(2)
+        )
+
+    def begin_alike(self) -> None:
+        """Give all workers the weights of the first one."""
+        if not self.workers.are_several:
+            return
+        if not self.workers.same(self.state.epoch * (self.batches + 1) + self.state.batch):
+            raise RunError(
+                "the workers have read different states of the run: --output must name one folder "
+                "that all machines see"
+            )
+        trainer = self.phase.trainer
+        trainer.restore(self.workers.arrays_from_first(trainer.arrays()))
 
     def epoch(self) -> None:
-        kept = self.phase.keep_features(self.dataset, not self.augmentations, self.stop_or_save)
+        # Each worker computes all features, in its own time.
+        between = (lambda: None) if self.workers.are_several else self.stop_or_save
+        kept = self.phase.keep_features(self.dataset, not self.augmentations, between)
         if kept is not None:
             self.tell(kept)
         state = self.state
@@ -209,7 +230,7 @@ class _Run:
         with self.phase.trainer.averaged():
             evaluation = self.validate()
         self.finish_epoch(evaluation, time.perf_counter() - begun)
-        if self.should_stop() and not self.done:
+        if self.workers.agree(self.asked_to_stop())[0] and not self.done:
             self.tell(Interrupted(self.state.epoch + 1, 0))
             raise _Stopped
 
@@ -219,7 +240,7 @@ class _Run:
         for chunk in self.chunks(self.state, self.train_size):
             called = time.perf_counter()
             sums = self.state.sums
-            result = self.phase.trainer.train(chunk.images, chunk.targets, sums.values)
+            result = self.phase.trainer.train(chunk.images, chunk.targets, sums.values, chunk.total)
             now = time.perf_counter()
             if result.failed is not None:
                 batch = chunk.first + result.failed
@@ -235,7 +256,7 @@ class _Run:
                     batch=self.state.batch,
                     batches=self.batches,
                     values=self.task.training_metrics(sums.values, seen),
-                    images_per_second=len(chunk.images) / (now - begun),
+                    images_per_second=chunk.total / (now - begun),
                 )
             )
             begun = now
@@ -252,7 +273,10 @@ class _Run:
         def read(indices: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
             return self.task.read(samples, indices)
 
-        found = chunks(read, visit, self.batch_size, size, state.batch)
+        def own(indices: np.ndarray) -> np.ndarray:
+            return self.workers.own_of_batches(indices, self.batch_size)
+
+        found = chunks(read, visit, self.batch_size, size, state.batch, own)
         if kept is not None or self.phase.backbone is None:
             return found
         return self.phase.backbone.replaced(found)
@@ -263,14 +287,17 @@ class _Run:
         evaluator = self.task.evaluator(self.dataset, samples, visit)
         for chunk in self.validation_chunks(self.validation_size):
             called = time.perf_counter()
-            evaluator.add(self.phase.trainer.predict(chunk.images))
+            outputs = self.phase.trainer.predict(chunk.images)
+            gather = partial(self.workers.gather, count=chunk.total)
+            evaluator.add(keras.tree.map_structure(gather, outputs))
             self.validation_size.record(chunk.batches, time.perf_counter() - called)
             self.stop_or_save()
         return evaluator.result()
 
     def validation_chunks(self, size: StepsPerCall) -> Iterator[Chunk]:
         samples = self.phase.validation or self.dataset.validation
-        return chunks(images_only(samples), np.arange(len(samples)), self.batch_size, size)
+        visit = np.arange(len(samples))
+        return chunks(images_only(samples), visit, self.batch_size, size, own=self.workers.own)
 
     def finish_epoch(self, evaluation: Evaluation, seconds: float) -> None:
         found = dict(evaluation.metrics)
@@ -324,11 +351,13 @@ class _Run:
         self.tell(EpochEnded(metrics, self.epochs, improved))
 
     def stop_or_save(self) -> None:
-        if self.should_stop():
+        due = time.monotonic() - self.saved_at > _SAVE_SECONDS
+        stop, save = self.workers.agree(self.asked_to_stop(), due and self.workers.is_first)
+        if stop:
             self.save()
             self.tell(Interrupted(self.state.epoch + 1, self.state.batch))
             raise _Stopped
-        if time.monotonic() - self.saved_at > _SAVE_SECONDS:
+        if save:
             self.save()
 
     def save(self, state: TrainingState | None = None) -> None:
@@ -350,42 +379,22 @@ class _Run:
     def place(self, batch: int) -> str:
         return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"
 
-    def find_in_training(self, batch: int) -> str:
-        """Find the first value that is not finite, in the batches after the last saved state.
-
-        Returns:
-            A description of the value; empty if no such value is found. The description names the
-            batch in which the value appeared, if that is an earlier batch than `batch`.
-        """
+    def find_in_training(self, batch: int) -> str | None:
+        if self.workers.replicas is not None:
+            return None
         size = StepsPerCall(self.dataset.image_shape, self.batch_size)
         size.batches = 1
-        batches = ((chunk.images, chunk.targets) for chunk in self.chunks(self.last, size))
-        with _best_effort():
-            number, found = nonfinite.find_in_training(
-                self.phase.trainer, self.phase.model, self.last.arrays, batches, self.should_stop
-            )
-            number += self.last.batch
-            return f"{found}, in batch {number + 1}" if found and number != batch else found
-        return ""
+        chunks = self.chunks(self.last, size)
+        return first_in_training(self.phase, self.last, chunks, batch, self.asked_to_stop)
 
-    def find_in_validation(self) -> str:
-        """Predict the validation images, and describe the first value that is not finite.
+    def find_in_validation(self) -> str | None:
+        if self.workers.replicas is not None:
+            return None
+        size = StepsPerCall(self.dataset.image_shape, self.batch_size)
+        return first_in_validation(self.phase, self.validation_chunks(size))
 
-        The description is empty if no such value is found.
-        """
-        parts = self.validation_chunks(StepsPerCall(self.dataset.image_shape, self.batch_size))
-        with _best_effort(), self.phase.trainer.averaged():
-            images = (chunk.images for chunk in parts)
-            return nonfinite.find_in_prediction(self.phase.trainer, self.phase.model, images)
-        return ""
-
-    def fail(self, what: str, first: str) -> NoReturn:
-        raise NotFiniteError(
-            f"{what} is not a finite number"
-            + (f", first seen in {first}" if first else "")
-            + ": lower the learning rate, or look for damaged images in the data"
-            + ("; the last saved state is finite" if self.store and self.store.has_states else "")
-        )
+    def fail(self, what: str, first: str | None) -> NoReturn:
+        fail(what, first, saved=self.store is not None and self.store.has_states)
 
     def tell(self, event: Event) -> None:
         for listener in self.listeners:

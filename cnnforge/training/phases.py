@@ -12,6 +12,7 @@ features of several sizes. These features are larger than the images, so they ar
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cnnforge.backends import Trainer
+from cnnforge.backends import Replicas, Trainer
 from cnnforge.data import Dataset, EpochSamples
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import OptimizerOptions
@@ -117,6 +118,7 @@ class Phases:
         epochs: Number of epochs of the run.
         fine_tuning: Number of frozen epochs and rate of the backbone.
         folder: The run directory, for a temporary file; or `None`.
+        replicas: What divides a step among several devices; `None` if there is one.
 
     Raises:
         UsageError: The model cannot be divided into backbone and head.
@@ -133,7 +135,9 @@ class Phases:
         epochs: int,
         fine_tuning: FineTuning,
         folder: Path | None,
+        replicas: Replicas | None = None,
     ) -> None:
+        self._replicas = replicas
         self._model, self._task, self._optimizer = model, task, optimizer
         self._batch_size, self._batches, self._epochs = batch_size, batches, epochs
         self._fine_tuning, self._folder = fine_tuning, folder
@@ -149,6 +153,10 @@ class Phases:
 
     def at(self, epoch: int) -> Phase:
         """Make the phase of an epoch; epochs count from 0."""
+        with contextlib.nullcontext() if self._replicas is None else self._replicas.scope():
+            return self._made(epoch)
+
+    def _made(self, epoch: int) -> Phase:
         frozen = self._fine_tuning.freeze_epochs
         if self._parts is not None and epoch < frozen:
             backbone, head = self._parts
@@ -160,9 +168,8 @@ class Phases:
             )
             if head is None:
                 backbone.trainable = False
-                trainer = Trainer(self._model, self._task, optimizer, self._batch_size)
-                return Phase(self._model, trainer, rate)
-            trainer = Trainer(head, self._task, optimizer, self._batch_size, self._model)
+                return Phase(self._model, self._trainer(self._model, optimizer), rate)
+            trainer = self._trainer(head, optimizer, self._model)
             features = Backbone(backbone, self._batch_size, self._folder)
             return Phase(head, trainer, rate, features)
         # If the run ends with the phase before, this phase begins all the same, so that the state
@@ -182,9 +189,18 @@ class Phases:
             slower=self._parts[0].trainable_variables if self._parts else (),
             factor_of_slower=self._fine_tuning.backbone_rate,
         )
-        return Phase(
-            self._model, Trainer(self._model, self._task, optimizer, self._batch_size), rate
-        )
+        return Phase(self._model, self._trainer(self._model, optimizer), rate)
+
+    def _trainer(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        whole: keras.Model | None = None,
+    ) -> Trainer:
+        arguments = (model, self._task, optimizer, self._batch_size, whole)
+        if self._replicas is None:
+            return Trainer(*arguments)
+        return self._replicas.trainer(*arguments)
 
 
 def split(model: keras.Model) -> tuple[keras.Model, keras.Model | None]:

@@ -16,7 +16,9 @@ from cnnforge.callbacks import Callback
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels, LayerImplementation
 from cnnforge.conversion.certificate import LayerCheck
+from cnnforge.conversion.copying import rebuilt
 from cnnforge.data import Augmentation, Dataset
+from cnnforge.distributed.workers import ALONE, Workers
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.keras_model import forged_predictor, load_model, outputs_of
@@ -45,7 +47,9 @@ from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.
+DEVICES = "devices"
 FREE = (
+    DEVICES,
     "data",
     "epochs",
     "output",
@@ -93,6 +97,7 @@ class Session:
         test: Evaluation of the saved model on the test samples; `report` sets it if the dataset has
             test samples.
         model_chosen: Whether cnnforge has chosen the model, because the user named none.
+        workers: The processes that train together, and their devices.
         fine_tuning: Lines for the user about what is frozen and what is trained; empty if the
             weights are not pretrained.
     """
@@ -115,6 +120,7 @@ class Session:
     test: Evaluation | None = None
     fine_tuning: Sequence[str] = ()
     model_chosen: bool = False
+    workers: Workers = ALONE
 
     @property
     def finished(self) -> bool:
@@ -141,12 +147,11 @@ class Session:
         Raises:
             CnnforgeError: Memory ran out, or see `cnnforge.training.train`.
         """
-        files: list[Listener] = [_MetricsFile(self.run, self.state)]
-        if self.options.tensorboard:
-            history = self.state.history if self.state else ()
-            files.append(_TensorBoard(self.run, history))
-        if (log := self.options.log_file) is not None:
-            files.append(EventLog(log, self.run.path))
+        files = self._files() if self.workers.is_first else ()
+        replicas = self.workers.replicas
+        if replicas is not None and replicas.mirrored:
+            with replicas.scope():
+                self.model = rebuilt(self.model, lambda layer: None)
         with out_of_memory_explained(self.size):
             result = train(
                 self.model,
@@ -159,7 +164,10 @@ class Session:
                 monitor=self.options.monitor,
                 store=StateStore(self.run.states),
                 resume_from=self.state,
-                config=identity_of(self.options, self.dataset),
+                config={
+                    **identity_of(self.options, self.dataset),
+                    DEVICES: self.workers.devices,
+                },
                 save_best=self._save_best,
                 listeners=(*files, *listeners),
                 should_stop=should_stop,
@@ -167,9 +175,20 @@ class Session:
                 augmentations=self.augmentations,
                 folder=self.run.path,
                 fine_tuning=fine_tuning_of(self.options),
+                workers=self.workers,
             )
         self.state = result.state
         return result
+
+    def _files(self) -> list[Listener]:
+        """Return listeners that write files."""
+        files: list[Listener] = [_MetricsFile(self.run, self.state)]
+        if self.options.tensorboard:
+            history = self.state.history if self.state else ()
+            files.append(_TensorBoard(self.run, history))
+        if (log := self.options.log_file) is not None:
+            files.append(EventLog(log, self.run.path))
+        return files
 
     def report(self) -> Evaluation:
         """Evaluate the saved model on the validation samples. Write files with tables and figures.

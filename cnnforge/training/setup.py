@@ -26,6 +26,7 @@ from cnnforge.data import (
     summarize,
 )
 from cnnforge.data.references import absolute_reference, find_dataset
+from cnnforge.distributed.workers import ALONE, Workers
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
@@ -52,6 +53,7 @@ from cnnforge.training.pretrained import describe, load_weights, with_weights
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
 from cnnforge.training.saved_layers import check_can_be_opened, saved_layers_note
 from cnnforge.training.session import (
+    DEVICES,
     FINGERPRINT,
     FREE,
     Session,
@@ -71,7 +73,10 @@ def _silent(line: str) -> None:
 
 
 def start(
-    options: TrainingOptions, plugins: Plugins, tell: Callable[[str], None] = _silent
+    options: TrainingOptions,
+    plugins: Plugins,
+    tell: Callable[[str], None] = _silent,
+    workers: Workers = ALONE,
 ) -> Session:
     """Prepare a new run: open the data, build the model, make the run directory.
 
@@ -80,6 +85,7 @@ def start(
         plugins: All plugins.
         tell: Function that shows a line to the user. It is called with a summary of the data as
             soon as they are open, before the model is built, which takes seconds.
+        workers: The workers. Only the first one calls this function; the others call `resume`.
 
     Returns:
         The session. The run directory contains the configuration, but no model yet.
@@ -129,6 +135,7 @@ def start(
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
     session.fine_tuning, session.model_chosen = fine_tuning, model_chosen
+    session.workers = workers
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
@@ -142,8 +149,9 @@ def resume(
     epochs: str | None,
     load: Callable[[Sequence[str]], Plugins],
     tell: Callable[[str], None] = _silent,
+    workers: Workers = ALONE,
 ) -> Session:
-    """Prepare to resume a run.
+    """Prepare to resume a run, or to take part in a run that the first worker has begun.
 
     Args:
         path: The run directory.
@@ -155,6 +163,7 @@ def resume(
         load: Function that loads all plugins. Its argument lists the plugins to load in addition to
             the installed ones: first the plugins of the run, then those in `given`.
         tell: Function that shows a line to the user, as for `start`.
+        workers: The workers. Only the first one writes files.
 
     Returns:
         The session. Its attribute `finished` is true if all epochs are already done.
@@ -176,7 +185,7 @@ def resume(
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
     others = requirements.check(run, plugins.records, model_only=False)
-    for folder in (run.path, run.states):
+    for folder in (run.path, run.states) if workers.is_first else ():
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
     reference = str(table.get("model", options.model or "lenet"))
@@ -217,6 +226,11 @@ def resume(
     # Use the same kernels as the run did so far, and do not choose again: new measurements could
     # choose another implementation of a layer. It would round differently, and change the results.
     built = _build(initial, reference, task, dataset, plugins, read_decisions(run))
+    if state and state.config.get(DEVICES, 1) != workers.devices:
+        warnings.append(
+            f"the run was trained on {state.config.get(DEVICES, 1)} devices so far, and goes on "
+            f"with {workers.devices}: results differ by rounding"
+        )
     changes = [
         f"{requirements.describe_change(other)}: training may give other results"
         for other in others
@@ -224,14 +238,15 @@ def resume(
     notes = (*warnings, *changes, *_notes(dataset), *built.notes)
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, state, notes)
-    session.model_chosen = bool(table.get("model_chosen"))
+    session.model_chosen, session.workers = bool(table.get("model_chosen")), workers
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
     if not session.finished:
         session.fine_tuning = describe(model, options, built.initial_weights, task)
         session.checks = _certified(built.model, plugins)
-        write_run_metadata(session, reference)
+        if workers.is_first:
+            write_run_metadata(session, reference)
     return session
 
 

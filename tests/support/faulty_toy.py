@@ -2,11 +2,12 @@
 
 `TOY_SIGNAL`: number of a signal, and of the reading of a batch at which the process sends it to
 itself, such as `9 4`. `TOY_MEMORY`: number of the reading at which there is no memory left.
-`TOY_SEED`: seed of the images. `ONE_BATCH` is Python code that makes the loop read and save after
+`TOY_SEED`: seed of the images. `TOY_WAIT`: seconds that each reading of training images takes. `ONE_BATCH` is Python code that makes the loop read and save after
 every batch, and leaves out what comes after the training.
 """
 
 import os
+import time
 from dataclasses import replace
 
 from cnnforge.plugin import DatasetSpec, ModelSpec, hookimpl
@@ -102,12 +103,14 @@ def load(argument, options):
     from cnnforge.data import ArraySamples, dataset_from_arrays
 
     number, at = map(int, os.environ.get("TOY_SIGNAL", "0 -1").split())
+    wait = float(os.environ.get("TOY_WAIT", "0"))
     lacking = int(os.environ.get("TOY_MEMORY", "-1"))
     read = iter(range(1_000_000))
 
     class Faulty(ArraySamples):
         def fetch(self, indices):
             now = next(read)
+            time.sleep(wait)
             if now == at:
                 os.kill(os.getpid(), number)
             if now == lacking:

@@ -1,17 +1,21 @@
 """A sweep whose trials take milliseconds. `python toy_sweep.py FOLDER TRIALS` runs one."""
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cnnforge.sweeping.local import LocalProcesses
+from cnnforge.sweeping.processes import Process
 from cnnforge.sweeping.results import SweepResult, result_of
 from cnnforge.sweeping.space import read_space
 from cnnforge.sweeping.storage import claimed, open_study
-from cnnforge.sweeping.trials import Sweep
+from cnnforge.sweeping.trials import Executor, Sweep
 from cnnforge.tasks import Metric
 
 SPACE = ["learning_rate=1e-4..3e-2", "batch_size=16..64", "optimizer=adam,sgd"]
+TRAINER = Path(__file__).with_name("toy_trainer.py")
 ACCURACY = Metric("accuracy", "accuracy", "acc", percent=True)
 
 
@@ -21,6 +25,7 @@ def run(
     *,
     space: list[str] = SPACE,
     parallel: int = 1,
+    executor: Executor | None = None,
     prune: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
     lines: list[str] | None = None,
@@ -45,12 +50,11 @@ def run(
             metric="accuracy",
             shown=ACCURACY.text,
             seed=0,
-            command=[sys.executable, str(Path(__file__).with_name("toy_trainer.py"))],
-            lock=lock,
             prune=prune,
             tell=tell,
         )
-        sweep.run(trials, parallel, should_stop)
+        start = functools.partial(Process, [str(TRAINER)], folder, lock, None)
+        sweep.run(executor or LocalProcesses(start, parallel), trials, should_stop)
         return result_of(folder, study, ACCURACY)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._common import (
+    JsonOption,
+    PluginOption,
+    TrustModelOption,
+    load_plugins,
+    print_json,
+)
+from cnnforge.cli.workers.options import (
+    AddressOption,
+    StartupTimeoutOption,
+    WorkersOption,
+    check_workers,
+)
 
 if TYPE_CHECKING:
     from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.sweeping.results import SweepResult
     from cnnforge.sweeping.space import Dimension
+    from cnnforge.sweeping.trials import Executor, Sweep
     from cnnforge.tasks import Metric
 
 _MAX_SHOWN = 20
@@ -57,8 +70,12 @@ def sweep(
         ),
     ] = None,
     parallel: Annotated[
-        int, typer.Option(metavar="N", min=1, max=64, help="Number of trials at a time.")
-    ] = 1,
+        int | None,
+        typer.Option(metavar="N", min=1, max=64, help="Number of trials at a time.  [default: 1]"),
+    ] = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    startup_timeout: StartupTimeoutOption = None,
     prune: Annotated[
         bool,
         typer.Option(
@@ -84,6 +101,7 @@ def sweep(
         Path, typer.Option(metavar="FOLDER", help="Folder of the sweep and its run directories.")
     ] = Path("runs/sweep"),
     plugin: PluginOption = None,
+    trust_model: TrustModelOption = False,
     json: JsonOption = False,
 ) -> None:
     """Try options of a training, and find the best of them.
@@ -92,10 +110,16 @@ def sweep(
     or killed. The configuration of the best trial is written to best.toml, for train --config.
     """
     from cnnforge.configuration import check_types, parse_time, read_config
+    from cnnforge.errors import UsageError
     from cnnforge.sweeping.space import read_space
     from cnnforge.sweeping.storage import check_optuna, claimed, open_study
 
     check_optuna()
+    where = check_workers(workers, address, startup_timeout)
+    if workers is not None and parallel is not None:
+        raise UsageError(
+            "--parallel runs trials on this machine, and --workers with Ray: leave out one of them"
+        )
     deadline = None if time_limit is None else time.monotonic() + parse_time(time_limit)
     dimensions = read_space(space or [])
     written = {
@@ -145,12 +169,16 @@ def sweep(
             metric=metric.name,
             shown=metric.text,
             seed=options.seed,
-            command=[sys.executable, "-P", "-m", "cnnforge.cli.sweep.worker"],
-            lock=lock,
             prune=prune,
             tell=_render.message,
         )
-        code = _run(run, trials, parallel, deadline, again)
+        needed = (folder, options.data, base.get("init_from"), base.get("weights"), *(plugin or ()))
+        executor = (
+            _processes(folder, lock, parallel or 1, trust_model)
+            if workers is None
+            else _workers(folder, workers, where, needed, trust_model)
+        )
+        code = _run(run, executor, trials, deadline, again)
         result = result_of(folder, study, metric)
         write_results(result, dimensions)
     with _render.optional(f"everything is saved in {folder}"):
@@ -162,7 +190,48 @@ def sweep(
         raise typer.Exit(code)
 
 
-def _run(run: Any, trials: int, parallel: int, deadline: float | None, again: str) -> int:
+def _arguments(trust_model: bool) -> list[str]:
+    """Return the arguments of Python that start a process for trials."""
+    return ["-P", "-m", "cnnforge.cli.sweep.worker", *(["--trust-model"] if trust_model else [])]
+
+
+def _processes(folder: Path, lock: int | None, parallel: int, trust_model: bool) -> Executor:
+    """Return what runs the trials in processes of this machine."""
+    from cnnforge.sweeping.local import LocalProcesses
+    from cnnforge.sweeping.processes import Process
+    from cnnforge.utils.processors import usable_processors
+
+    threads = max(1, usable_processors() // parallel) if parallel > 1 else None
+    start = functools.partial(Process, _arguments(trust_model), folder, lock, threads)
+    return LocalProcesses(start, parallel)
+
+
+def _workers(
+    folder: Path,
+    workers: int,
+    where: tuple[str, float],
+    needed: Sequence[str | Path | None],
+    trust_model: bool,
+) -> Executor:
+    """Return what runs the trials in workers of Ray."""
+    from cnnforge.distributed.machines import Place
+    from cnnforge.distributed.ray_tune import RayTune
+    from cnnforge.sweeping.processes import Process
+    from cnnforge.sweeping.trials import MAX_DEATHS
+
+    return RayTune(
+        # The lock of the folder cannot be inherited on another machine.
+        start=functools.partial(Process, _arguments(trust_model), folder, None),
+        folder=folder,
+        place=Place.here(*needed),
+        workers=workers,
+        address=where[0],
+        startup_timeout=where[1],
+        max_deaths=MAX_DEATHS,
+    )
+
+
+def _run(run: Sweep, executor: Executor, trials: int, deadline: float | None, again: str) -> int:
     """Run the trials, and return the exit code: 0, or 128 plus the number of a signal."""
     from cnnforge.cli import _ctrl_c, _render
     from cnnforge.errors import RunError
@@ -173,7 +242,7 @@ def _run(run: Any, trials: int, parallel: int, deadline: float | None, again: st
 
     with _ctrl_c.saving(), StopOnSignal() as stop:
         try:
-            ended = run.run(trials, parallel, should_stop)
+            ended = run.run(executor, trials, should_stop)
         except OSError as error:
             # Optuna could not write its journal.
             raise RunError(

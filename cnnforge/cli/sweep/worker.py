@@ -9,6 +9,7 @@ It reads orders from stdin and writes answers to stdout, each a JSON object in o
 * `{"stop": true}`: save the state and end the trial.
 
 If stdin ends, the sweep is gone, and this process ends at once: what it has saved is complete.
+With the argument `--trust-model` it opens model files without checks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from cnnforge.cli._training import prepare
 from cnnforge.errors import CnnforgeError, one_line
+from cnnforge.model_files.trust import trusting_models
 
 if TYPE_CHECKING:
     from cnnforge.callbacks import EpochMetrics
@@ -73,18 +75,19 @@ def main() -> None:
     # Libraries may print to stdout.
     os.dup2(2, 1)
     sweep = _Sweep(sys.stdin.buffer, answers)
-    while True:
-        order = sweep.next()
-        if "train" not in order:
-            continue
-        try:
-            _train(sweep, order)
-        except _Pruned:
-            sweep.tell(pruned=True)
-        except CnnforgeError as error:
-            sweep.tell(error=str(error))
-        except Exception as error:
-            sweep.tell(error=one_line(error))
+    with trusting_models("--trust-model" in sys.argv[1:]):
+        while True:
+            order = sweep.next()
+            if "train" not in order:
+                continue
+            try:
+                _train(sweep, order)
+            except _Pruned:
+                sweep.tell(pruned=True)
+            except CnnforgeError as error:
+                sweep.tell(error=str(error))
+            except Exception as error:
+                sweep.tell(error=one_line(error))
 
 
 def _train(sweep: _Sweep, order: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import toy_sweep
 
 from cnnforge.errors import CnnforgeError, RunError, UsageError
 from cnnforge.runs.finding import runs_in
-from cnnforge.sweeping import storage, trials
+from cnnforge.sweeping import local, storage
 from cnnforge.sweeping.files import FIGURE, TABLE, write_results
 from cnnforge.sweeping.results import BEST, SweepResult
 from cnnforge.sweeping.space import read_space
@@ -96,10 +96,10 @@ def test_a_killed_process_of_a_trial_is_replaced(
 def test_processes_are_replaced_now_and_then(
     whole: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials, "_TRIALS_PER_PROCESS", 2)
+    monkeypatch.setattr(local, "_TRIALS_PER_PROCESS", 2)
     started = []
-    process = trials.Process
-    monkeypatch.setattr(trials, "Process", lambda *given: started.append(1) or process(*given))
+    process = toy_sweep.Process
+    monkeypatch.setattr(toy_sweep, "Process", lambda *given: started.append(1) or process(*given))
     assert shown(toy_sweep.run(tmp_path, 4)) == shown(whole)[:4]
     assert len(started) == 2
 

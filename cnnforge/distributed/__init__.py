@@ -1,0 +1,1 @@
+"""Work of several processes and of several machines. Nothing else in cnnforge imports Ray."""

@@ -1,0 +1,161 @@
+"""Questions of processes on other machines, which the process of the command answers.
+
+A desk is a Ray actor. Processes of the cluster put questions to it, and wait for the answers. The
+process of the command takes the questions, one after another, and answers them. So all decisions
+are made in one place, also if Ray runs a library's controller on another machine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from cnnforge.errors import CnnforgeError, one_line
+
+_WAIT = 1.0
+# Each process that waits for an answer holds one call.
+_MAX_CALLS = 10_000
+
+
+class _Desk:
+    """The actor. Its methods are coroutines, so many processes can wait at a time."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._questions: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+        self._stopped = self._over = False
+
+    async def ask(self, question: Mapping[str, Any]) -> Any:
+        """Put a question, and wait for its answer."""
+        import asyncio
+
+        self._number += 1
+        number = self._number
+        self._answers[number] = asyncio.get_running_loop().create_future()
+        await self._questions.put((number, question))
+        return await self._answers[number]
+
+    async def take(self) -> tuple[int, Any] | None:
+        """Wait for a question. Return its number and the question; `None` if there is none yet."""
+        import asyncio
+
+        try:
+            return await asyncio.wait_for(self._questions.get(), _WAIT)
+        except TimeoutError:
+            return None
+
+    async def answer(self, number: int, value: Any) -> None:
+        """Answer a question."""
+        waiting = self._answers.pop(number)
+        if not waiting.done():
+            waiting.set_result(value)
+
+    async def stop(self) -> None:
+        """Ask all processes to save their states and to end."""
+        self._stopped = True
+
+    async def end(self) -> None:
+        """Let all processes end at once."""
+        self._stopped = self._over = True
+
+    async def state(self) -> tuple[bool, bool]:
+        """Return whether `stop` was called, and whether `end` was called."""
+        return self._stopped, self._over
+
+
+class Desk:
+    """The desk as the processes of the cluster see it. It can be sent to them.
+
+    Args:
+        actor: Handle of the actor.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def ask(self, **question: Any) -> Any:
+        """Put a question, and wait for its answer."""
+        import ray
+
+        return ray.get(self._actor.ask.remote(question))
+
+    def is_stopped(self) -> bool:
+        """Return whether the process of the command wants all others to save and to end."""
+        import ray
+
+        return ray.get(self._actor.state.remote())[0]
+
+    def is_over(self) -> bool:
+        """Return whether all others are to end at once."""
+        import ray
+
+        return ray.get(self._actor.state.remote())[1]
+
+    def stop(self) -> None:
+        """Ask all processes to save their states and to end."""
+        import ray
+
+        ray.get(self._actor.stop.remote())
+
+    def end(self) -> None:
+        """Let all processes end at once."""
+        import ray
+
+        ray.get(self._actor.end.remote())
+
+
+@contextmanager
+def open_desk(
+    answer: Callable[[dict[str, Any]], Any], failed: Callable[[BaseException], None]
+) -> Iterator[Desk]:
+    """Open a desk in the cluster, and answer its questions in a thread.
+
+    Args:
+        answer: Function that gets a question and returns its answer, one call at a time.
+        failed: Function that gets an error of `answer`, or of Ray. The answer to that question is
+            `None`.
+
+    Yields:
+        The desk.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # On the machine of the command, which lives as long as the command.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = (
+        ray.remote(_Desk)
+        .options(num_cpus=0, max_concurrency=_MAX_CALLS, scheduling_strategy=here)
+        .remote()
+    )
+    closed = threading.Event()
+
+    def serve() -> None:
+        try:
+            while not closed.is_set():
+                taken = ray.get(actor.take.remote())
+                if taken is None:
+                    continue
+                number, question = taken
+                value = None
+                try:
+                    value = answer(question)
+                except BaseException as error:
+                    failed(error)
+                ray.get(actor.answer.remote(number, value))
+        except Exception as error:
+            if not closed.is_set():
+                failed(CnnforgeError(f"the cluster is lost: {one_line(error)}"))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield Desk(actor)
+    finally:
+        closed.set()
+        thread.join(2 * _WAIT)

@@ -1,0 +1,318 @@
+"""Start Ray on this machine, or connect to a cluster, for the time of one command.
+
+Use it so:
+
+    from cnnforge.distributed.ray_start import cluster
+
+    with cluster(address, workers=4, startup_timeout=60) as started:
+        import ray
+        ...
+
+Ray must not be imported before: it reads some settings only when it is imported. Inside, `ray` is
+connected. At the end, whatever happens, all processes that were started here have ended and their
+files are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnnforge.distributed.addresses import (
+    AUTO,
+    CLIENT,
+    LOCAL,
+    STARTUP_TIMEOUT,
+    check_address,
+    check_answers,
+    check_ray,
+    no_answer,
+    open_token_file,
+    token_file,
+)
+from cnnforge.distributed.processes import Descendants, private_folder, ray_folder
+from cnnforge.distributed.ray_output import Show, shown_by, to_stderr
+from cnnforge.errors import CnnforgeError, message_of
+from cnnforge.utils.available_memory import available_memory
+from cnnforge.utils.processors import usable_processors
+
+_LOOPBACK = "127.0.0.1"
+_MB = 2**20
+# Ray shares data between processes in this memory. More is written to the disk.
+_STORE = 512 * _MB
+_MIN_STORE = 80 * _MB
+# Seconds in which Ray ends its processes itself.
+_PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster to which this process is connected.
+
+    Attributes:
+        address: The address that the user named, for instance `local`.
+        processors: Number of processors that Ray may use.
+    """
+
+    address: str
+    processors: int
+
+    @property
+    def local(self) -> bool:
+        """Whether Ray was started for this command."""
+        return self.address == LOCAL
+
+
+@contextlib.contextmanager
+def cluster(
+    address: str = LOCAL,
+    workers: int = 1,
+    startup_timeout: float = STARTUP_TIMEOUT,
+    *,
+    show: Show = to_stderr,
+) -> Iterator[Cluster]:
+    """Start Ray on this machine, or connect to a cluster.
+
+    A local Ray listens on the loopback interface only, and accepts only processes that have the
+    token in a file of this user. No usage statistics are sent. There is no dashboard.
+
+    Args:
+        address: `local`, `auto`, `HOST:PORT` or `ray://HOST:PORT`.
+        workers: Number of processors that the command needs at the same time. A local Ray offers
+            one more than this, or all processors of the machine, whichever is larger.
+        startup_timeout: Max time in seconds until the cluster is ready.
+        show: Function that shows a line: what a worker prints, with its name, and that a worker has
+            died.
+
+    Yields:
+        The cluster.
+
+    Raises:
+        UsageError: The address is not valid.
+        CnnforgeError: Ray is not installed (exit code 2), it cannot be started, nothing answers at
+            the address in time, or the cluster has too few processors.
+    """
+    check_address(address)
+    check_ray()
+    check_answers(address, startup_timeout)
+    with contextlib.ExitStack() as stack:
+        settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+        options: dict[str, Any] = {"address": address}
+        if address == LOCAL:
+            folder = stack.enter_context(private_folder())
+            settings |= _local_settings(folder)
+            options |= {
+                "num_cpus": max(workers + 1, usable_processors()),
+                "object_store_memory": _store_size(),
+                "_temp_dir": ray_folder(folder),
+                "_node_ip_address": _LOOPBACK,
+            }
+        else:
+            settings |= _token_settings(show)
+        stack.enter_context(_environment(settings))
+        _prepare_ray(address)
+        stack.enter_context(shown_by(show))
+        processes = Descendants()
+        host = _Host(address, options)
+        try:
+            host.start(startup_timeout)
+            yield _connected(address, workers)
+        except BaseException:
+            # After an error or a signal nobody waits for Ray to end in order.
+            host.stop(0 if address == LOCAL else _PATIENCE, processes)
+            raise
+        host.stop(_PATIENCE, processes)
+
+
+class _Host(threading.Thread):
+    """The thread that connects to Ray and disconnects.
+
+    Linux ends the processes of a local Ray when the thread that has started them ends, also when
+    this process is killed. So this thread lives as long as Ray. And Ray replaces handlers of
+    signals only in the main thread.
+
+    Args:
+        address: The address.
+        options: Arguments of `ray.init`.
+    """
+
+    def __init__(self, address: str, options: Mapping[str, Any]) -> None:
+        super().__init__(name="cnnforge-ray", daemon=True)
+        self._address = address
+        self._options = options
+        self._ready, self._end = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Connect, wait, and disconnect."""
+        import ray
+
+        try:
+            ray.init(**self._options, **_QUIET, job_config=_job_config())
+        except BaseException as error:
+            self._error = error
+        self._ready.set()
+        self._end.wait()
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+    def start(self, seconds: float) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Start the thread and wait until Ray is ready.
+
+        Args:
+            seconds: Max time to wait.
+
+        Raises:
+            CnnforgeError: Ray is not ready in time, or it cannot be started.
+        """
+        super().start()
+        if not self._ready.wait(seconds):
+            raise CnnforgeError(no_answer(self._address, seconds))
+        if self._error is not None:
+            raise CnnforgeError(_reason(self._address, self._error)) from self._error
+
+    def stop(self, seconds: float, processes: Descendants) -> None:
+        """Disconnect. Kill the processes of a local Ray that do not end.
+
+        Args:
+            seconds: Max time in which they can end in order.
+            processes: The processes that Ray has started.
+        """
+        processes.look()
+        self._end.set()
+        if self._ready.is_set():
+            self.join(seconds)
+        if self._address == LOCAL:
+            processes.kill()
+        if self._ready.is_set():
+            self.join(_PATIENCE)
+        if self.is_alive():
+            # Ray would wait for the thread that is not ready when Python ends.
+            import atexit
+
+            from ray._private import worker
+
+            atexit.unregister(worker.shutdown)
+
+
+_QUIET: Mapping[str, Any] = {
+    "include_dashboard": False,
+    "logging_level": logging.CRITICAL,
+    "log_to_driver": True,
+}
+
+
+def _job_config() -> Any:
+    from ray.job_config import JobConfig
+
+    class OwnPaths(JobConfig):
+        """Settings with which workers do not import modules from the working directory."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return OwnPaths()
+
+
+def _local_settings(folder: Path) -> dict[str, str]:
+    """Write the token of a local Ray, and return the environment variables."""
+    path = folder / "token"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(path),
+        "RAY_AUTH_TOKEN": "",
+        "RAY_ADDRESS": "",
+        # Ray then uses the address of the loopback interface for everything.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+
+
+def _token_settings(show: Show) -> dict[str, str]:
+    """Return the environment variables for a cluster that others have started."""
+    if path := open_token_file():
+        show(f"warning: other users can read the token of the cluster; type: chmod 600 {path}")
+    has_token = bool(os.environ.get("RAY_AUTH_TOKEN") or token_file())
+    return {"RAY_AUTH_MODE": "token"} if has_token and "RAY_AUTH_MODE" not in os.environ else {}
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables; an empty text removes one. Restore them at the end."""
+    before = {name: os.environ.get(name) for name in settings}
+    try:
+        for name, value in settings.items():
+            _set(name, value or None)
+        yield
+    finally:
+        for name, value in before.items():
+            _set(name, value)
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _prepare_ray(address: str) -> None:
+    """Import Ray, and let it read the environment again if it was imported before."""
+    import ray
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    # A program of the user that uses Ray itself.
+    if ray.is_initialized():
+        raise CnnforgeError("this process is connected to Ray already: call ray.shutdown() before")
+    ray_constants.ENABLE_RAY_CLUSTER = address != LOCAL
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _store_size() -> int:
+    """Return the number of bytes for the memory that the processes of a local Ray share."""
+    free = [available_memory() or 4 * _STORE]
+    with contextlib.suppress(OSError):
+        status = os.statvfs("/dev/shm")
+        free.append(status.f_bavail * status.f_frsize)
+    return max(_MIN_STORE, min(_STORE, min(free) // 4))
+
+
+def _connected(address: str, workers: int) -> Cluster:
+    import ray
+
+    processors = int(ray.cluster_resources().get("CPU", 0))
+    if processors < workers:
+        raise CnnforgeError(
+            f"the Ray cluster at {address} has {processors} processors, and {workers} workers need "
+            f"{workers}: use --workers {max(1, processors)}, or add machines with 'ray start'"
+        )
+    return Cluster(address, processors)
+
+
+def _reason(address: str, error: BaseException) -> str:
+    """Return the message about an error of `ray.init`."""
+    text = message_of(error)
+    what = "Ray could not be started" if address == LOCAL else f"no connection to Ray at {address}"
+    if address == AUTO and isinstance(error, ConnectionError):
+        return (
+            "no Ray cluster runs on this machine: start one with 'ray start --head', or leave out "
+            "--address"
+        )
+    if "Authentication" in type(error).__name__ or "UNAUTHENTICATED" in text:
+        return (
+            f"the Ray cluster at {address} wants its token: set RAY_AUTH_TOKEN_PATH to the file "
+            "that has it"
+        )
+    kind = "" if address.startswith(CLIENT) else f"{type(error).__name__}: "
+    return f"{what}: {kind}{text[:300]}"

@@ -1,0 +1,366 @@
+"""Train one model with several workers, which Ray Train starts, places and restarts.
+
+Each worker runs the command `cnnforge train` in a process of its own, with the variable `TF_CONFIG`
+that names all workers. If one dies, Ray Train ends all and starts them again, and they go on from
+the last state of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnforge.distributed.desk import Desk, open_desk
+from cnnforge.distributed.machines import Place, processors_of_a_worker
+from cnnforge.distributed.ray_start import cluster
+from cnnforge.distributed.supervisor import supervise
+from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
+from cnnforge.runs import RunDirectory
+
+MAX_RESTARTS = 3
+"""Number of restarts without a new state of the run after which training ends."""
+_RUN = "run directory: "
+_MOMENT = 0.1
+# Time in which all workers save and end.
+_PATIENCE = 150.0
+# Time in which Ray Train notices that its workers have ended.
+_SHORT = 10.0
+# Seconds between two looks at the machines of the cluster.
+_LOOK = 2.0
+_PROCESS = re.compile(r"worker process (\d+)")
+
+
+@dataclass
+class RayTrain:
+    """A training with several workers.
+
+    Attributes:
+        command: Arguments of Python that start a command of cnnforge.
+        arguments: Arguments of the command `train`, without those of this class.
+        resumed: Function that returns the arguments of the command which continues a run.
+        run: The run that the first command continues; `None`: it makes a run.
+        output: Folder of the run directories.
+        place: What every machine has to see.
+        workers: Number of workers.
+        address: `"local"`, or the address of a cluster.
+        startup_timeout: Max number of seconds that the start of Ray takes.
+        show: Function that shows a line of the first worker: its text, and `"out"` or `"err"`.
+        tell: Function that shows a message.
+    """
+
+    command: Sequence[str]
+    arguments: Sequence[str]
+    resumed: Callable[[Path], list[str]]
+    run: Path | None
+    output: Path
+    place: Place
+    workers: int
+    address: str
+    startup_timeout: float
+    show: Callable[[str, str], None]
+    tell: Callable[[str], None]
+    _errors: list[BaseException] = field(default_factory=list)
+    _hosts: dict[int, str] = field(default_factory=dict)
+    _nodes: dict[int, str] = field(default_factory=dict)
+    _processes: dict[int, int] = field(default_factory=dict)
+    _begun: set[int] = field(default_factory=set)
+    _dead: set[int] = field(default_factory=set)
+    _codes: dict[int, int] = field(default_factory=dict)
+    _messages: dict[int, list[str]] = field(default_factory=dict)
+    _stopping: bool = False
+    _over: bool = False
+    _restarts: int = 0
+    _in_vain: int = 0
+    _states: Any = None
+    _waiting_since: float | None = None
+    _next_look: float = 0.0
+
+    def train(self, should_stop: Callable[[], bool]) -> int:
+        """Train until the command has ended.
+
+        Args:
+            should_stop: Function that is called ten times a second. If it returns true, all workers
+                save their state and end.
+
+        Returns:
+            The exit code of the command; 0 after a stop, too.
+
+        Raises:
+            CnnforgeError: The cluster cannot be used, or training cannot go on.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        with cluster(
+            self.address, self.workers, self.startup_timeout, show=self._note_death
+        ) as ray_cluster:
+            processors = processors_of_a_worker(ray_cluster, self.workers)
+            with open_desk(self._answer, self._errors.append) as desk:
+                thread = threading.Thread(target=self._fit, args=(desk, processors), daemon=True)
+                thread.start()
+                self._wait(thread, desk, should_stop)
+        if self._errors:
+            raise self._errors[0]
+        for rank, code in sorted(self._codes.items()):
+            if code:
+                self._fail(rank, code)
+        return 0
+
+    def _wait(self, thread: threading.Thread, desk: Desk, should_stop: Callable[[], bool]) -> None:
+        """Wait for the end of Ray Train, and pass on a request to stop."""
+        end = None
+        self._waiting_since = time.monotonic()
+        while thread.is_alive():
+            thread.join(_MOMENT)
+            if end is None:
+                self._look()
+            final = bool(self._errors or any(self._codes.values()))
+            if end is None and (final or should_stop()):
+                self._over, self._stopping = final, not final
+                end = time.monotonic() + (_SHORT if final else _PATIENCE)
+                desk.stop()
+                if final:
+                    # The other workers wait for the one that has failed.
+                    desk.end()
+            if end is not None and not self._begun - set(self._codes):
+                end = min(end, time.monotonic() + _SHORT)
+            if end is not None and time.monotonic() > end:
+                return
+
+    def _answer(self, asked: dict[str, Any]) -> Any:
+        """Answer a question of the supervisor of a worker."""
+        rank = asked["rank"]
+        if "missing" in asked:
+            raise CnnforgeError(asked["missing"])
+        if "line" in asked:
+            self._show(asked["line"], asked["stream"])
+        elif "begins" in asked:
+            return self._begin(rank, asked["host"], asked["node"], asked["process"])
+        elif "code" in asked:
+            return self._ended(rank, asked["code"], asked["errors"])
+        return None
+
+    def _show(self, line: str, stream: str) -> None:
+        if self.run is None and stream == "err" and line.startswith(_RUN):
+            self.run = Path(line.removeprefix(_RUN))
+        self.show(line, stream)
+
+    def _begin(self, rank: int, host: str, node: str, process: int) -> dict[str, Any] | None:
+        """Return what a worker runs; `None` if it is not to begin."""
+        if self._stopping or self._errors:
+            return None
+        if rank in self._begun:
+            self._restart()
+        self._begun.add(rank)
+        if len(self._begun) == self.workers:
+            self._waiting_since = None
+        self._hosts[rank], self._nodes[rank], self._processes[rank] = host, node, process
+        run = self.run
+        arguments = self.arguments if not self._restarts or run is None else self.resumed(run)
+        return {"arguments": list(arguments), "run": None if run is None else str(run)}
+
+    def _ended(self, rank: int, code: int, errors: list[str]) -> bool:
+        """Keep how the command of a worker has ended. Return whether all start again."""
+        if code == 0 or self._over or self._errors or (self._stopping and code in _INTERRUPTED):
+            self._codes[rank] = 0
+            return False
+        if not self._stopping and code < 0:
+            self._died(rank, f"was ended by {_signal(code)}")
+            return True
+        if not self._stopping and (self._dead or code in (WorkerError.exit_code, *_INTERRUPTED)):
+            if not self._dead:
+                lost = code == WorkerError.exit_code
+                self._died(rank, "has lost another one" if lost else "was asked to end")
+            return True
+        self._codes[rank] = code
+        self._messages[rank] = errors or [f"its command ended with {code}"]
+        return False
+
+    def _died(self, rank: int, how: str) -> None:
+        """Tell that a worker has died, and what happens now."""
+        if rank in self._dead or rank not in self._begun:
+            return
+        self._dead.add(rank)
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        after = f"from the last state of {self.run}" if self.run else "from the beginning"
+        self.tell(f"{self._name(rank)} {how}; all workers start again {after}")
+
+    def _restart(self) -> None:
+        """Check that the workers do not start again in vain."""
+        if not self._dead:
+            self._died(min(self._begun), "or another one was lost")
+        self._restarts += 1
+        states = self._newest_states()
+        self._in_vain = self._in_vain + 1 if states == self._states else 1
+        self._states = states
+        self._begun.clear()
+        self._codes.clear()
+        self._dead.clear()
+        if self._in_vain > MAX_RESTARTS:
+            raise RunError(
+                f"{MAX_RESTARTS} restarts in a row have given no new state, so training ends; "
+                + self.how_to_go_on()
+            )
+
+    def _look(self) -> None:
+        """Look which machines are lost, and whether the workers start in time."""
+        import ray
+
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK
+        alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
+        for rank, node in list(self._nodes.items()):
+            if node not in alive:
+                self._died(rank, "is lost with its machine")
+        since = self._waiting_since
+        if since is not None and time.monotonic() - since > self.startup_timeout:
+            self._errors.append(
+                RunError(
+                    f"{len(self._begun - self._dead)} of {self.workers} workers have started within"
+                    f" {self.startup_timeout:g} s: see that the cluster has enough processors, or "
+                    f"give it more time with --startup-timeout; {self.how_to_go_on()}"
+                )
+            )
+
+    def _note_death(self, line: str) -> None:
+        """Keep which worker's Ray process has died, from a line of Ray about it."""
+        match = _PROCESS.search(line)
+        for rank, process in list(self._processes.items()):
+            if match and int(match[1]) == process:
+                self._died(rank, f"was killed (process {process} of Ray)")
+
+    def _newest_states(self) -> Any:
+        if self.run is None:
+            return None
+        folder = RunDirectory(self.run).states
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted((each.name, each.stat().st_mtime_ns) for each in found)
+
+    def _name(self, rank: int) -> str:
+        return f"worker {rank} on {self._hosts.get(rank, '?')}"
+
+    def how_to_go_on(self) -> str:
+        """Return a clause with the command that continues the run."""
+        if self.run is None:
+            return "there is no run yet: type the command again"
+        more = "" if self.address == "local" else f" --address {self.address}"
+        return f"go on with 'cnnforge train --resume {self.run} --workers {self.workers}{more}'"
+
+    def _fail(self, rank: int, code: int) -> None:
+        message = "; ".join(self._messages[rank])
+        error = CnnforgeError(message if rank == 0 else f"{self._name(rank)}: {message}")
+        error.exit_code = max(1, code)
+        raise error
+
+    def _fit(self, desk: Desk, processors: int) -> None:
+        """Run Ray Train."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        storage = tempfile.mkdtemp(prefix=".ray-", dir=self.output)
+        try:
+            DataParallelTrainer(
+                _work,
+                train_loop_config={
+                    "desk": desk,
+                    "place": self.place,
+                    "command": self.command,
+                    "processors": processors,
+                },
+                backend_config=_addresses(),
+                scaling_config=ScalingConfig(
+                    num_workers=self.workers, resources_per_worker={"CPU": processors}
+                ),
+                run_config=RunConfig(
+                    name="train",
+                    storage_path=str(Path(storage).absolute()),
+                    # The desk counts restarts.
+                    failure_config=FailureConfig(max_failures=-1),
+                ),
+            ).fit()
+        except BaseException as error:
+            self._errors.append(CnnforgeError(f"Ray Train has failed: {one_line(error)}"))
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+# Exit codes with which a worker says that it has saved its state, because of a signal.
+_INTERRUPTED = (129, 130, 138, 143)
+
+
+def _signal(code: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Supervise a worker, in the process of Ray."""
+    import ray.train
+
+    threads = str(config["processors"])
+    supervise(
+        ray.train.get_context().get_world_rank(),
+        config["desk"],
+        config["place"],
+        config["command"],
+        {
+            "TF_CONFIG": os.environ["TF_CONFIG"],
+            "NUMBA_NUM_THREADS": threads,
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "OMP_NUM_THREADS": threads,
+        },
+    )
+
+
+def _addresses() -> Any:
+    """Return a backend of Ray Train that sets `TF_CONFIG` in each worker, without TensorFlow."""
+    from ray.train.backend import Backend, BackendConfig
+
+    class Addresses(Backend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            import ray
+
+            all_of_them = worker_group.execute(_free_address)
+            ray.get(
+                [
+                    worker_group.execute_single_async(rank, _set_tf_config, all_of_them, rank)
+                    for rank in range(len(worker_group))
+                ]
+            )
+
+    class Config(BackendConfig):
+        @property
+        def backend_cls(self) -> Any:
+            return Addresses
+
+    return Config()
+
+
+def _free_address() -> str:
+    """Return the address of this machine with a port that nothing uses."""
+    import ray
+
+    here = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in here else socket.AF_INET) as server:
+        server.bind((here, 0))
+        port = server.getsockname()[1]
+    return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
+
+
+def _set_tf_config(workers: list[str], rank: int) -> None:
+    task = {"type": "worker", "index": rank}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
