@@ -22,6 +22,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.streams import end_streams, prefetch, streams, vector_stream
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.tiles import tile_load
 from cnnforge_kernels.cpu.simd.vectors import (
@@ -39,9 +40,10 @@ from cnnforge_kernels.cpu.simd.vectors import (
 # Indices of the values in the argument block of a kernel. SOURCE to FACTORS are addresses in bytes.
 # SUMS is the address of an array (number of blocks, 3, WIDE), and FACTORS the address of an array
 # (6, WIDE). There are ROWS rows. A row has WIDE values and STRIPS strips, and a block has BLOCK
-# rows. CLIP is 1 if a ReLU or a ReLU6 follows, else 0.
-SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, CLIP = range(10)
-FIELDS = 10
+# rows. CLIP is 1 if a ReLU or a ReLU6 follows, else 0. STREAM is 1 if the TARGET is written past the
+# caches, else 0.
+SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, CLIP, STREAM = range(11)
+FIELDS = 11
 # Second index of the array SUMS when MOMENTS writes it: a number near the mean of the block, the
 # sum of the differences from this number, and the sum of the squares of the differences.
 NEAR, REST, SQUARES = range(3)
@@ -85,6 +87,7 @@ def MOMENTS(number: int) -> Any:
     def _moments_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
+        ahead = a[BLOCK] * row
         for task in range(begin, end):
             block, first, last, c, after = _strip(a, task)
             count = last - first
@@ -113,6 +116,10 @@ def MOMENTS(number: int) -> Any:
                 q0, q1, q2, q3 = zero, zero, zero, zero
                 place = start
                 for _ in range(0, whole, 4):
+                    prefetch(place + ahead)
+                    prefetch(place + row + ahead)
+                    prefetch(place + 2 * row + ahead)
+                    prefetch(place + 3 * row + ahead)
                     d0 = vector_subtract(vector_load(place, L, L), near)
                     d1 = vector_subtract(vector_load(place + row, L, L), near)
                     d2 = vector_subtract(vector_load(place + 2 * row, L, L), near)
@@ -146,6 +153,7 @@ def NORMALIZE(number: int) -> Any:
     def _normalize_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
+        ahead = a[BLOCK] * row
         for task in range(begin, end):
             _, first, last, c, after = _strip(a, task)
             while c < after:
@@ -154,13 +162,18 @@ def NORMALIZE(number: int) -> Any:
                 mean, scale, shift, limit = factors
                 place = first * row + 4 * c
                 for _ in range(first, last):
+                    prefetch(a[SOURCE] + place + ahead)
                     value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
                     value = vector_multiply_add(value, scale, shift)
                     if a[CLIP] != 0:
                         value = vector_clip(value, limit)
-                    vector_store(value, a[TARGET] + place, L)
+                    if a[STREAM] != 0:
+                        vector_stream(value, a[TARGET] + place)
+                    else:
+                        vector_store(value, a[TARGET] + place, L)
                     place += row
                 c += L
+        end_streams()
 
     return _normalize_kernel
 
@@ -174,6 +187,7 @@ def GRADIENT_SUMS(number: int) -> Any:
     def _gradient_sums_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
+        ahead = a[BLOCK] * row
         for task in range(begin, end):
             block, first, last, c, after = _strip(a, task)
             count = last - first
@@ -185,6 +199,10 @@ def GRADIENT_SUMS(number: int) -> Any:
                 s0, s1, p0, p1 = zero, zero, zero, zero
                 place = first * row + 4 * c
                 for _ in range(count // 2):
+                    prefetch(a[SOURCE] + place + ahead)
+                    prefetch(a[SOURCE] + place + row + ahead)
+                    prefetch(a[GRADIENT] + place + ahead)
+                    prefetch(a[GRADIENT] + place + row + ahead)
                     x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
                     x1 = vector_subtract(vector_load(a[SOURCE] + place + row, L, L), mean)
                     g0 = vector_load(a[GRADIENT] + place, L, L)
@@ -222,6 +240,7 @@ def GRADIENT_PASS(number: int) -> Any:
     def _gradient_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
+        ahead = a[BLOCK] * row
         for task in range(begin, end):
             _, first, last, c, after = _strip(a, task)
             while c < after:
@@ -230,6 +249,8 @@ def GRADIENT_PASS(number: int) -> Any:
                 mean, scale, shift, limit, of_inputs, added = factors
                 place = first * row + 4 * c
                 for _ in range(first, last):
+                    prefetch(a[SOURCE] + place + ahead)
+                    prefetch(a[GRADIENT] + place + ahead)
                     x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
                     gradient = vector_load(a[GRADIENT] + place, L, L)
                     if a[CLIP] != 0:
@@ -237,9 +258,13 @@ def GRADIENT_PASS(number: int) -> Any:
                         gradient = vector_where_between(gate, limit, gradient)
                     value = vector_multiply_add(x, of_inputs, added)
                     value = vector_multiply_add(gradient, scale, value)
-                    vector_store(value, a[TARGET] + place, L)
+                    if a[STREAM] != 0:
+                        vector_stream(value, a[TARGET] + place)
+                    else:
+                        vector_store(value, a[TARGET] + place, L)
                     place += row
                 c += L
+        end_streams()
 
     return _gradient_kernel
 
@@ -276,5 +301,7 @@ def blocks(args: Any) -> int:
 @cached_njit()
 def run(family: int, args: Any) -> None:
     """Run one pass over all rows; ``family`` is MOMENTS, NORMALIZE or another of this module."""
+    row = 4 * args[WIDE]
+    args[STREAM] = 1 if streams(args[TARGET], row, row * args[ROWS]) else 0
     _, lanes = choose_lanes(args[WIDE], 1)
     run_kernel(family + width_number(lanes), args, blocks(args) * args[STRIPS], _GRAIN)
