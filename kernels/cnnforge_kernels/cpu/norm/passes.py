@@ -63,6 +63,11 @@ _BLOCK_FLOATS = 4096
 # fewer rows in a block there would be more blocks, and one thread alone adds their sums.
 _STRIP = 128
 _GRAIN = 4
+# A pass that writes works on this number of rows at a time, with the same factors, and fetches
+# _AHEAD bytes ahead. A task of it has about _TASK_BYTES of each array.
+_ROWS = 4
+_AHEAD = 8192
+_TASK_BYTES = 128 * 1024
 _WIDTHS = 5
 
 
@@ -153,26 +158,28 @@ def NORMALIZE(number: int) -> Any:
     def _normalize_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
-        ahead = a[BLOCK] * row
+        ahead = row * max(_ROWS, _AHEAD // row)
         for task in range(begin, end):
-            _, first, last, c, after = _strip(a, task)
-            while c < after:
-                c = min(c, after - L)
-                factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
-                mean, scale, shift, limit = factors
-                place = first * row + 4 * c
-                for _ in range(first, last):
-                    prefetch(a[SOURCE] + place + ahead)
-                    value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    value = vector_multiply_add(value, scale, shift)
-                    if a[CLIP] != 0:
-                        value = vector_clip(value, limit)
-                    if a[STREAM] != 0:
-                        vector_stream(value, a[TARGET] + place)
-                    else:
-                        vector_store(value, a[TARGET] + place, L)
-                    place += row
-                c += L
+            last = min((task + 1) * a[BLOCK], a[ROWS])
+            for first in range(task * a[BLOCK], last, _ROWS):
+                count, c = min(_ROWS, last - first), 0
+                while c < a[WIDE]:
+                    c = min(c, a[WIDE] - L)
+                    factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
+                    mean, scale, shift, limit = factors
+                    place = first * row + 4 * c
+                    for _ in range(count):
+                        prefetch(a[SOURCE] + place + ahead)
+                        value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                        value = vector_multiply_add(value, scale, shift)
+                        if a[CLIP] != 0:
+                            value = vector_clip(value, limit)
+                        if a[STREAM] != 0:
+                            vector_stream(value, a[TARGET] + place)
+                        else:
+                            vector_store(value, a[TARGET] + place, L)
+                        place += row
+                    c += L
         end_streams()
 
     return _normalize_kernel
@@ -240,30 +247,32 @@ def GRADIENT_PASS(number: int) -> Any:
     def _gradient_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
-        ahead = a[BLOCK] * row
+        ahead = row * max(_ROWS, _AHEAD // row)
         for task in range(begin, end):
-            _, first, last, c, after = _strip(a, task)
-            while c < after:
-                c = min(c, after - L)
-                factors = tile_load(a[FACTORS] + 4 * c, row, FACTOR_ROWS, 1, L)
-                mean, scale, shift, limit, of_inputs, added = factors
-                place = first * row + 4 * c
-                for _ in range(first, last):
-                    prefetch(a[SOURCE] + place + ahead)
-                    prefetch(a[GRADIENT] + place + ahead)
-                    x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    gradient = vector_load(a[GRADIENT] + place, L, L)
-                    if a[CLIP] != 0:
-                        gate = vector_multiply_add(x, scale, shift)
-                        gradient = vector_where_between(gate, limit, gradient)
-                    value = vector_multiply_add(x, of_inputs, added)
-                    value = vector_multiply_add(gradient, scale, value)
-                    if a[STREAM] != 0:
-                        vector_stream(value, a[TARGET] + place)
-                    else:
-                        vector_store(value, a[TARGET] + place, L)
-                    place += row
-                c += L
+            last = min((task + 1) * a[BLOCK], a[ROWS])
+            for first in range(task * a[BLOCK], last, _ROWS):
+                count, c = min(_ROWS, last - first), 0
+                while c < a[WIDE]:
+                    c = min(c, a[WIDE] - L)
+                    factors = tile_load(a[FACTORS] + 4 * c, row, FACTOR_ROWS, 1, L)
+                    mean, scale, shift, limit, of_inputs, added = factors
+                    place = first * row + 4 * c
+                    for _ in range(count):
+                        prefetch(a[SOURCE] + place + ahead)
+                        prefetch(a[GRADIENT] + place + ahead)
+                        x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                        gradient = vector_load(a[GRADIENT] + place, L, L)
+                        if a[CLIP] != 0:
+                            gate = vector_multiply_add(x, scale, shift)
+                            gradient = vector_where_between(gate, limit, gradient)
+                        value = vector_multiply_add(x, of_inputs, added)
+                        value = vector_multiply_add(gradient, scale, value)
+                        if a[STREAM] != 0:
+                            vector_stream(value, a[TARGET] + place)
+                        else:
+                            vector_store(value, a[TARGET] + place, L)
+                        place += row
+                    c += L
         end_streams()
 
     return _gradient_kernel
@@ -301,7 +310,15 @@ def blocks(args: Any) -> int:
 @cached_njit()
 def run(family: int, args: Any) -> None:
     """Run one pass over all rows; ``family`` is MOMENTS, NORMALIZE or another of this module."""
-    row = 4 * args[WIDE]
-    args[STREAM] = 1 if streams(args[TARGET], row, row * args[ROWS]) else 0
     _, lanes = choose_lanes(args[WIDE], 1)
     run_kernel(family + width_number(lanes), args, blocks(args) * args[STRIPS], _GRAIN)
+
+
+@cached_njit()
+def run_rows(family: int, args: Any) -> None:
+    """Run a pass that writes the rows; ``family`` is NORMALIZE or GRADIENT_PASS."""
+    row = 4 * args[WIDE]
+    args[STREAM] = 1 if streams(args[TARGET], row, row * args[ROWS]) else 0
+    args[BLOCK] = max(_TASK_BYTES // row // _ROWS, 1) * _ROWS
+    _, lanes = choose_lanes(args[WIDE], 1)
+    run_kernel(family + width_number(lanes), args, blocks(args), 1)

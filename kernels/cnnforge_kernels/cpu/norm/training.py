@@ -50,6 +50,7 @@ from cnnforge_kernels.cpu.norm.passes import (
     WIDE,
     blocks,
     run,
+    run_rows,
     set_rows,
 )
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit
@@ -175,7 +176,7 @@ def batch_norm_forward(
     factors = np.empty((FACTOR_ROWS, args[WIDE]), np.float32)
     _set_outputs(factors, mean, variance, gamma, beta, epsilon, activation)
     args[FACTORS], args[TARGET] = address_of(factors), address_of(outputs)
-    run(NORMALIZE, args)
+    run_rows(NORMALIZE, args)
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
     # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
@@ -234,7 +235,7 @@ def batch_norm_and_moments_grads(
         for index in range(c, args[WIDE], channels):
             factors[OF_INPUTS, index] = of_inputs
             factors[ADDED, index] = added
-    run(GRADIENT_PASS, args)
+    run_rows(GRADIENT_PASS, args)
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
     # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
