@@ -42,8 +42,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
 # (6, WIDE). There are ROWS rows. A row has WIDE values and STRIPS strips, and a block has BLOCK
 # rows. CLIP is 1 if a ReLU or a ReLU6 follows, else 0. STREAM is 1 if the TARGET is written past the
 # caches, else 0.
-SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, CLIP, STREAM = range(11)
-FIELDS = 11
+SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, CLIP, STREAM = range(10)
+FIELDS = 10
 # Second index of the array SUMS when MOMENTS writes it: a number near the mean of the block, the
 # sum of the differences from this number, and the sum of the squares of the differences.
 NEAR, REST, SQUARES = range(3)
@@ -58,29 +58,19 @@ MEAN, SCALE, SHIFT, LIMIT, OF_INPUTS, ADDED = range(6)
 FACTOR_ROWS = 6
 _OUTPUT_ROWS = 4  # MEAN, SCALE, SHIFT and LIMIT
 
-_BLOCK_FLOATS = 4096
-# The maximum number of channels of a strip. So each block has at least 32 rows (4096 / 128). With
-# fewer rows in a block there would be more blocks, and one thread alone adds their sums.
-_STRIP = 128
-_GRAIN = 4
+# The number of rows of a block whose sums are added in float32, for rows of few and of many floats.
+# With fewer rows there would be more blocks, and one thread alone adds their sums.
+_MAX_BLOCK, _MIN_BLOCK = 64, 16
+_BLOCK_FLOATS = 32768
+# The maximum number of floats to which short rows are joined.
+_JOINED = 256
 # A pass that writes works on this number of rows at a time, with the same factors, and fetches
 # _AHEAD bytes ahead. A task of it has about _TASK_BYTES of each array.
+_WIDTHS = 5
 _ROWS = 4
 _AHEAD = 8192
 _TASK_BYTES = 128 * 1024
 _WIDTHS = 5
-
-
-@cached_njit()
-def _strip(a: Any, task: int) -> tuple[int, int, int, int, int]:
-    """Return five numbers for a task: its block, its range of rows and its range of channels.
-
-    Each range is two numbers: the first index of the range and the index after the range.
-    """
-    block, strip = task // a[STRIPS], task % a[STRIPS]
-    first = block * a[BLOCK]
-    last = min(first + a[BLOCK], a[ROWS])
-    return block, first, last, strip * _STRIP, min((strip + 1) * _STRIP, a[WIDE])
 
 
 @kernel_family(_WIDTHS)
@@ -91,60 +81,42 @@ def MOMENTS(number: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _moments_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        row = 4 * a[WIDE]
+        wide, row = a[WIDE], 4 * a[WIDE]
         ahead = a[BLOCK] * row
-        for task in range(begin, end):
-            block, first, last, c, after = _strip(a, task)
-            count = last - first
+        zero = vector_splat(np.float32(0), L)
+        for block in range(begin, end):
+            count = min(a[BLOCK], a[ROWS] - block * a[BLOCK])
             inverse = vector_splat(np.float32(1) / np.float32(count), L)
-            whole = count // 4 * 4
-            while c < after:
-                c = min(c, after - L)
-                start = a[SOURCE] + first * row + 4 * c
-                zero = vector_splat(np.float32(0), L)
-                # Four independent sums hide the latency of an addition. Their rounding errors are
-                # also smaller than those of one long sum.
-                s0, s1, s2, s3 = zero, zero, zero, zero
-                place = start
-                for _ in range(0, whole, 4):
-                    s0 = vector_add(s0, vector_load(place, L, L))
-                    s1 = vector_add(s1, vector_load(place + row, L, L))
-                    s2 = vector_add(s2, vector_load(place + 2 * row, L, L))
-                    s3 = vector_add(s3, vector_load(place + 3 * row, L, L))
-                    place += 4 * row
-                for _ in range(whole, count):
-                    s0 = vector_add(s0, vector_load(place, L, L))
-                    place += row
-                total = vector_add(vector_add(s0, s1), vector_add(s2, s3))
-                near = vector_multiply(total, inverse)
-                s0, s1, s2, s3 = zero, zero, zero, zero
-                q0, q1, q2, q3 = zero, zero, zero, zero
-                place = start
-                for _ in range(0, whole, 4):
-                    prefetch(place + ahead)
-                    prefetch(place + row + ahead)
-                    prefetch(place + 2 * row + ahead)
-                    prefetch(place + 3 * row + ahead)
-                    d0 = vector_subtract(vector_load(place, L, L), near)
-                    d1 = vector_subtract(vector_load(place + row, L, L), near)
-                    d2 = vector_subtract(vector_load(place + 2 * row, L, L), near)
-                    d3 = vector_subtract(vector_load(place + 3 * row, L, L), near)
-                    s0, q0 = vector_add(s0, d0), vector_multiply_add(d0, d0, q0)
-                    s1, q1 = vector_add(s1, d1), vector_multiply_add(d1, d1, q1)
-                    s2, q2 = vector_add(s2, d2), vector_multiply_add(d2, d2, q2)
-                    s3, q3 = vector_add(s3, d3), vector_multiply_add(d3, d3, q3)
-                    place += 4 * row
-                for _ in range(whole, count):
-                    d0 = vector_subtract(vector_load(place, L, L), near)
-                    s0, q0 = vector_add(s0, d0), vector_multiply_add(d0, d0, q0)
-                    place += row
-                rest = vector_add(vector_add(s0, s1), vector_add(s2, s3))
-                squares = vector_add(vector_add(q0, q1), vector_add(q2, q3))
-                sums = a[SUMS] + SUM_ROWS * block * row + 4 * c
-                vector_store(near, sums + NEAR * row, L)
-                vector_store(rest, sums + REST * row, L)
-                vector_store(squares, sums + SQUARES * row, L)
-                c += L
+            start, sums = a[SOURCE] + block * ahead, a[SUMS] + SUM_ROWS * block * row
+            for c in range(0, SUM_ROWS * wide, L):
+                vector_store(zero, sums + 4 * c, SUM_ROWS * wide - c)
+            for first in range(0, count, _ROWS):
+                rows = min(_ROWS, count - first)
+                for c in range(0, wide, L):
+                    valid, place, total = wide - c, start + first * row + 4 * c, zero
+                    for _ in range(rows):
+                        total = vector_add(total, vector_load(place, valid, L))
+                        place += row
+                    near = sums + NEAR * row + 4 * c
+                    vector_store(vector_add(vector_load(near, valid, L), total), near, valid)
+            for c in range(0, wide, L):
+                near, valid = sums + NEAR * row + 4 * c, wide - c
+                vector_store(vector_multiply(vector_load(near, valid, L), inverse), near, valid)
+            for first in range(0, count, _ROWS):
+                rows = min(_ROWS, count - first)
+                for c in range(0, wide, L):
+                    valid, place, at = wide - c, start + first * row + 4 * c, sums + 4 * c
+                    near, rest, squares = vector_load(at + NEAR * row, valid, L), zero, zero
+                    for _ in range(rows):
+                        prefetch(place + ahead)
+                        away = vector_subtract(vector_load(place, valid, L), near)
+                        rest = vector_add(rest, away)
+                        squares = vector_multiply_add(away, away, squares)
+                        place += row
+                    rest = vector_add(rest, vector_load(at + REST * row, valid, L))
+                    squares = vector_add(squares, vector_load(at + SQUARES * row, valid, L))
+                    vector_store(rest, at + REST * row, valid)
+                    vector_store(squares, at + SQUARES * row, valid)
 
     return _moments_kernel
 
@@ -193,47 +165,38 @@ def GRADIENT_SUMS(number: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gradient_sums_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        row = 4 * a[WIDE]
-        ahead = a[BLOCK] * row
-        for task in range(begin, end):
-            block, first, last, c, after = _strip(a, task)
-            count = last - first
-            while c < after:
-                c = min(c, after - L)
-                factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
-                mean, scale, shift, limit = factors
-                zero = vector_splat(np.float32(0), L)
-                s0, s1, p0, p1 = zero, zero, zero, zero
-                place = first * row + 4 * c
-                for _ in range(count // 2):
-                    prefetch(a[SOURCE] + place + ahead)
-                    prefetch(a[SOURCE] + place + row + ahead)
-                    prefetch(a[GRADIENT] + place + ahead)
-                    prefetch(a[GRADIENT] + place + row + ahead)
-                    x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    x1 = vector_subtract(vector_load(a[SOURCE] + place + row, L, L), mean)
-                    g0 = vector_load(a[GRADIENT] + place, L, L)
-                    g1 = vector_load(a[GRADIENT] + place + row, L, L)
-                    if a[CLIP] != 0:
-                        y0 = vector_multiply_add(x0, scale, shift)
-                        y1 = vector_multiply_add(x1, scale, shift)
-                        g0 = vector_where_between(y0, limit, g0)
-                        g1 = vector_where_between(y1, limit, g1)
-                    s0, s1 = vector_add(s0, g0), vector_add(s1, g1)
-                    p0, p1 = vector_multiply_add(g0, x0, p0), vector_multiply_add(g1, x1, p1)
-                    place += 2 * row
-                if count % 2 != 0:
-                    x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    g0 = vector_load(a[GRADIENT] + place, L, L)
-                    if a[CLIP] != 0:
-                        y0 = vector_multiply_add(x0, scale, shift)
-                        g0 = vector_where_between(y0, limit, g0)
-                    s0 = vector_add(s0, g0)
-                    p0 = vector_multiply_add(g0, x0, p0)
-                sums = a[SUMS] + SUM_ROWS * block * row + 4 * c
-                vector_store(vector_add(s0, s1), sums + PLAIN * row, L)
-                vector_store(vector_add(p0, p1), sums + PRODUCTS * row, L)
-                c += L
+        wide, row = a[WIDE], 4 * a[WIDE]
+        ahead = row * max(_ROWS, _AHEAD // row)
+        zero = vector_splat(np.float32(0), L)
+        for block in range(begin, end):
+            sums = a[SUMS] + SUM_ROWS * block * row
+            for c in range(0, SUM_ROWS * wide, L):
+                vector_store(zero, sums + 4 * c, SUM_ROWS * wide - c)
+            last = min((block + 1) * a[BLOCK], a[ROWS])
+            for first in range(block * a[BLOCK], last, _ROWS):
+                rows = min(_ROWS, last - first)
+                for c in range(0, wide, L):
+                    valid, place, at = wide - c, first * row + 4 * c, sums + 4 * c
+                    mean = vector_load(a[FACTORS] + MEAN * row + 4 * c, valid, L)
+                    scale = vector_load(a[FACTORS] + SCALE * row + 4 * c, valid, L)
+                    shift = vector_load(a[FACTORS] + SHIFT * row + 4 * c, valid, L)
+                    limit = vector_load(a[FACTORS] + LIMIT * row + 4 * c, valid, L)
+                    plain, products = zero, zero
+                    for _ in range(rows):
+                        prefetch(a[SOURCE] + place + ahead)
+                        prefetch(a[GRADIENT] + place + ahead)
+                        x = vector_subtract(vector_load(a[SOURCE] + place, valid, L), mean)
+                        gradient = vector_load(a[GRADIENT] + place, valid, L)
+                        if a[CLIP] != 0:
+                            gate = vector_multiply_add(x, scale, shift)
+                            gradient = vector_where_between(gate, limit, gradient)
+                        plain = vector_add(plain, gradient)
+                        products = vector_multiply_add(gradient, x, products)
+                        place += row
+                    plain = vector_add(plain, vector_load(at + PLAIN * row, valid, L))
+                    products = vector_add(products, vector_load(at + PRODUCTS * row, valid, L))
+                    vector_store(plain, at + PLAIN * row, valid)
+                    vector_store(products, at + PRODUCTS * row, valid)
 
     return _gradient_sums_kernel
 
@@ -280,14 +243,19 @@ def GRADIENT_PASS(number: int) -> Any:
 
 @cached_njit()
 def _rows_at_a_time(rows: int, channels: int) -> int:
-    """Return how many input rows to join into one row, so that it fills whole SIMD vectors.
+    """Return how many input rows to join into one row.
 
-    Return 1 if the number of input rows is not divisible by this number.
+    A joined row fills whole SIMD vectors if the number of rows allows it. Short rows are joined
+    further, because each change to other rows costs time.
     """
     together = 1
     while together * channels % MAX_LANES != 0:
         together *= 2
-    return together if rows % together == 0 else 1
+    if rows % together != 0:
+        return 1
+    while 2 * together * channels <= _JOINED and rows % (2 * together) == 0:
+        together *= 2
+    return together
 
 
 @cached_njit()
@@ -297,8 +265,7 @@ def set_rows(args: Any, inputs: Any, clip: bool) -> None:
     together = _rows_at_a_time(rows, channels)
     args[SOURCE], args[CLIP] = address_of(inputs), 1 if clip else 0
     args[ROWS], args[WIDE] = rows // together, channels * together
-    args[BLOCK] = max(_BLOCK_FLOATS // min(args[WIDE], _STRIP), 1)
-    args[STRIPS] = (args[WIDE] + _STRIP - 1) // _STRIP
+    args[BLOCK] = min(max(_BLOCK_FLOATS // args[WIDE], _MIN_BLOCK), _MAX_BLOCK)
 
 
 @cached_njit()
@@ -308,10 +275,15 @@ def blocks(args: Any) -> int:
 
 
 @cached_njit()
+def _grain(args: Any) -> int:
+    return max(_TASK_BYTES // (4 * args[WIDE] * args[BLOCK]), 1)
+
+
+@cached_njit()
 def run(family: int, args: Any) -> None:
     """Run one pass over all rows; ``family`` is MOMENTS, NORMALIZE or another of this module."""
     _, lanes = choose_lanes(args[WIDE], 1)
-    run_kernel(family + width_number(lanes), args, blocks(args) * args[STRIPS], _GRAIN)
+    run_kernel(family + width_number(lanes), args, blocks(args), _grain(args))
 
 
 @cached_njit()
