@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numba import carray
+from numba.extending import register_jitable
 
 from cnnforge_kernels.cpu.depthwise.sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.runtime.compiled import (
@@ -73,6 +74,12 @@ _TASK_BYTES = 128 * 1024
 _WIDTHS = 5
 
 
+@register_jitable
+def _add_to(address: int, values: Any, valid: int, L: int) -> None:
+    """Add the first ``valid`` lanes of a vector to the floats at an address."""
+    vector_store(vector_add(values, vector_load(address, valid, L)), address, valid)
+
+
 @kernel_family(_WIDTHS)
 def MOMENTS(number: int) -> Any:
     """Compute three values for each block of rows and each channel: NEAR, REST and SQUARES."""
@@ -90,33 +97,46 @@ def MOMENTS(number: int) -> Any:
             start, sums = a[SOURCE] + block * ahead, a[SUMS] + SUM_ROWS * block * row
             for c in range(0, SUM_ROWS * wide, L):
                 vector_store(zero, sums + 4 * c, SUM_ROWS * wide - c)
-            for first in range(0, count, _ROWS):
-                rows = min(_ROWS, count - first)
+            # Four rows at a time, and then the remaining rows.
+            whole = count // _ROWS * _ROWS
+            for first in range(0, whole, _ROWS):
                 for c in range(0, wide, L):
-                    valid, place, total = wide - c, start + first * row + 4 * c, zero
-                    for _ in range(rows):
-                        total = vector_add(total, vector_load(place, valid, L))
-                        place += row
-                    near = sums + NEAR * row + 4 * c
-                    vector_store(vector_add(vector_load(near, valid, L), total), near, valid)
+                    valid, at = wide - c, start + first * row + 4 * c
+                    low = vector_add(vector_load(at, valid, L), vector_load(at + row, valid, L))
+                    at += 2 * row
+                    high = vector_add(vector_load(at, valid, L), vector_load(at + row, valid, L))
+                    _add_to(sums + NEAR * row + 4 * c, vector_add(low, high), valid, L)
+            for r in range(whole, count):
+                for c in range(0, wide, L):
+                    value = vector_load(start + r * row + 4 * c, wide - c, L)
+                    _add_to(sums + NEAR * row + 4 * c, value, wide - c, L)
             for c in range(0, wide, L):
                 near, valid = sums + NEAR * row + 4 * c, wide - c
                 vector_store(vector_multiply(vector_load(near, valid, L), inverse), near, valid)
-            for first in range(0, count, _ROWS):
-                rows = min(_ROWS, count - first)
+            for first in range(0, whole, _ROWS):
                 for c in range(0, wide, L):
-                    valid, place, at = wide - c, start + first * row + 4 * c, sums + 4 * c
-                    near, rest, squares = vector_load(at + NEAR * row, valid, L), zero, zero
-                    for _ in range(rows):
-                        prefetch(place + ahead)
-                        away = vector_subtract(vector_load(place, valid, L), near)
-                        rest = vector_add(rest, away)
-                        squares = vector_multiply_add(away, away, squares)
-                        place += row
-                    rest = vector_add(rest, vector_load(at + REST * row, valid, L))
-                    squares = vector_add(squares, vector_load(at + SQUARES * row, valid, L))
-                    vector_store(rest, at + REST * row, valid)
-                    vector_store(squares, at + SQUARES * row, valid)
+                    valid, at, place = wide - c, start + first * row + 4 * c, sums + 4 * c
+                    prefetch(at + ahead)
+                    prefetch(at + row + ahead)
+                    prefetch(at + 2 * row + ahead)
+                    prefetch(at + 3 * row + ahead)
+                    near = vector_load(place + NEAR * row, valid, L)
+                    d0 = vector_subtract(vector_load(at, valid, L), near)
+                    d1 = vector_subtract(vector_load(at + row, valid, L), near)
+                    d2 = vector_subtract(vector_load(at + 2 * row, valid, L), near)
+                    d3 = vector_subtract(vector_load(at + 3 * row, valid, L), near)
+                    rest = vector_add(vector_add(d0, d1), vector_add(d2, d3))
+                    low = vector_multiply_add(d1, d1, vector_multiply(d0, d0))
+                    high = vector_multiply_add(d3, d3, vector_multiply(d2, d2))
+                    _add_to(place + REST * row, rest, valid, L)
+                    _add_to(place + SQUARES * row, vector_add(low, high), valid, L)
+            for r in range(whole, count):
+                for c in range(0, wide, L):
+                    valid, place = wide - c, sums + 4 * c
+                    near = vector_load(place + NEAR * row, valid, L)
+                    away = vector_subtract(vector_load(start + r * row + 4 * c, valid, L), near)
+                    _add_to(place + REST * row, away, valid, L)
+                    _add_to(place + SQUARES * row, vector_multiply(away, away), valid, L)
 
     return _moments_kernel
 
@@ -193,10 +213,8 @@ def GRADIENT_SUMS(number: int) -> Any:
                         plain = vector_add(plain, gradient)
                         products = vector_multiply_add(gradient, x, products)
                         place += row
-                    plain = vector_add(plain, vector_load(at + PLAIN * row, valid, L))
-                    products = vector_add(products, vector_load(at + PRODUCTS * row, valid, L))
-                    vector_store(plain, at + PLAIN * row, valid)
-                    vector_store(products, at + PRODUCTS * row, valid)
+                    _add_to(at + PLAIN * row, plain, valid, L)
+                    _add_to(at + PRODUCTS * row, products, valid, L)
 
     return _gradient_sums_kernel
 
