@@ -1,9 +1,9 @@
 """The four kernels of batch normalization on the CPU, which ``training.py`` and others call.
 
 The inputs are rows of channels: (rows, channels). Each kernel makes one pass over all rows. Each
-SIMD instruction works on neighbouring channels. The rows are divided into blocks, and the channels
-into *strips* of up to 128 channels. A task handles one strip of one block. Some passes read two
-arrays, so blocks are so small that a strip of a block of both arrays fits the first-level cache.
+SIMD instruction works on neighbouring channels. The rows are divided into blocks, and a task
+handles whole rows of one or more blocks. So a kernel reads and writes memory in its order, which is
+faster than a few channels of all rows at a time: main memory takes longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
 
 # Indices of the values in the argument block of a kernel. SOURCE to FACTORS are addresses in bytes.
 # SUMS is the address of an array (number of blocks, 3, WIDE), and FACTORS the address of an array
-# (6, WIDE). There are ROWS rows. A row has WIDE values and STRIPS strips, and a block has BLOCK
-# rows. CLIP is 1 if a ReLU or a ReLU6 follows, else 0. STREAM is 1 if the TARGET is written past the
-# caches, else 0.
+# (6, WIDE). There are ROWS rows of WIDE values, and a block has BLOCK rows. CLIP is 1 if a ReLU or
+# a ReLU6 follows, else 0. STREAM is 1 if TARGET is written past the caches, else 0.
 SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, CLIP, STREAM = range(10)
 FIELDS = 10
 # Second index of the array SUMS when MOMENTS writes it: a number near the mean of the block, the
@@ -65,9 +64,8 @@ _MAX_BLOCK, _MIN_BLOCK = 64, 16
 _BLOCK_FLOATS = 32768
 # The maximum number of floats to which short rows are joined.
 _JOINED = 256
-# A pass that writes works on this number of rows at a time, with the same factors, and fetches
-# _AHEAD bytes ahead. A task of it has about _TASK_BYTES of each array.
-_WIDTHS = 5
+# A pass works on this number of rows at a time, with the same factors, and fetches _AHEAD bytes
+# ahead. A task has about _TASK_BYTES of each array.
 _ROWS = 4
 _AHEAD = 8192
 _TASK_BYTES = 128 * 1024

@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit, vector_lanes
 from cnnforge_kernels.cpu.runtime.llvm import I8, I32, pointer_to
 
-# An array of this size or more is written past the caches. A third-level cache of 32 MB keeps little
-# of a larger array until the next op reads it.
+# An array of this size or more is written past the caches. A third-level cache of 32 MB keeps
+# little of a larger array until the next op reads it.
 STREAM_BYTES = 24_000_000
 LINE_BYTES = 64
 # Only a vector that is a whole line is written past the caches. A processor with shorter vectors
