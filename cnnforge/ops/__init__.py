@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 # The functions of an op may have parallel loops, which Numba runs on OpenMP. By default, OpenMP's
 # idle threads spin, so TensorFlow's threads cannot use the cores. These variables stop the
@@ -20,9 +21,27 @@ __all__ = [
     "find_single_call",
     "import_path",
     "load_op",
+    "padding_of",
     "register",
     "route",
 ]
+
+
+def padding_of(tensor: Any) -> tuple[Any, tuple[tuple[int, int], ...]] | None:
+    """Find the zero padding that computes a tensor of the graph that is being built.
+
+    A convolution can use this to read the tensor before the padding, and to pad it by itself.
+    TensorFlow does not run the padding then, because nothing reads its outputs.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        The tensor before the padding, and for each of its axes the number of zeros before and after
+        it. It is `None` if the tensor is not a padding with zeros, or if it has its values already:
+        in eager mode, under torch, and if it is computed outside of the graph that is being built.
+    """
+    return routes.active().padding_of(tensor)
 
 
 def register() -> None:

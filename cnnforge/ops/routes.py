@@ -31,6 +31,10 @@ class Route(Protocol):
         """Return the inputs and attributes of the call that computes a tensor: see `ArrayOp`."""
         ...
 
+    def padding_of(self, tensor: Any) -> tuple[Any, tuple[tuple[int, int], ...]] | None:
+        """Return the tensor that a zero padding reads: see `cnnforge.ops.padding_of`."""
+        ...
+
     def register(self, op: ArrayOp) -> None:
         """Register an op with the framework, so that saved graphs that use it can be loaded."""
         ...

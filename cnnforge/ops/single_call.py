@@ -76,6 +76,9 @@ class _Recorder:
     def call_of(self, op: ArrayOp, tensor: Any) -> None:
         """Return `None`, as in eager mode."""
 
+    def padding_of(self, tensor: Any) -> None:
+        """Return `None`, as in eager mode."""
+
     def register(self, op: ArrayOp) -> None:
         """Do nothing."""
 

@@ -87,6 +87,27 @@ def call_of(op: ArrayOp, tensor: Any) -> tuple[list[tf.Tensor], dict[str, Any]] 
     return choice.module.call_of(op, tensor)
 
 
+def padding_of(tensor: Any) -> tuple[tf.Tensor, tuple[tuple[int, int], ...]] | None:
+    """Return the tensor that a zero padding reads, and the widths of the padding.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        The tensor, and for each of its axes the number of zeros before and after it. It is `None`
+        if the tensor is not padded with zeros, or not in the graph that is being built.
+    """
+    if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor):
+        return None
+    if tensor.graph is not tf.compat.v1.get_default_graph() or tensor.op.type != "Pad":
+        return None
+    inputs, given = tensor.op.inputs
+    widths = tf.get_static_value(given)
+    if widths is None:
+        return None
+    return inputs, tuple((int(before), int(after)) for before, after in widths)
+
+
 def register(op: ArrayOp) -> None:
     """Register an op with TensorFlow, so that a SavedModel that contains the op can be loaded."""
     choice = _choose()

@@ -65,6 +65,10 @@ def call_of(op: ArrayOp, tensor: Any) -> None:
     """Return `None`: torch computes eagerly, so every tensor has its values already."""
 
 
+def padding_of(tensor: Any) -> None:
+    """Return `None`: torch computes eagerly, so the padding has been computed already."""
+
+
 def register(op: ArrayOp) -> None:
     """Do nothing: torch does not need to know an op in advance."""
 

@@ -30,6 +30,7 @@ from cnnforge_kernels.cpu.norm.passes import (
     WIDE,
     blocks,
     run,
+    run_rows,
     set_rows,
 )
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit
@@ -82,7 +83,7 @@ def batch_norm_inference_forward(
         factors[SCALE, index] = _scale(gamma[c], variance[c], epsilon)
         factors[SHIFT, index] = beta[c]
     args[TARGET] = address_of(outputs)
-    run(NORMALIZE, args)
+    run_rows(NORMALIZE, args)
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
     # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
@@ -110,7 +111,7 @@ def batch_norm_inference_grad_inputs(
         c = index % channels
         factors[SCALE, index] = _scale(gamma[c], variance[c], epsilon)
     args[TARGET] = address_of(grad_inputs)
-    run(NORMALIZE, args)
+    run_rows(NORMALIZE, args)
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
     # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)

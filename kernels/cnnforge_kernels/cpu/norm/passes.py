@@ -1,9 +1,9 @@
 """The four kernels of batch normalization on the CPU, which ``training.py`` and others call.
 
 The inputs are rows of channels: (rows, channels). Each kernel makes one pass over all rows. Each
-SIMD instruction works on neighbouring channels. The rows are divided into blocks, and the channels
-into *strips* of up to 128 channels. A task handles one strip of one block. Some passes read two
-arrays, so blocks are so small that a strip of a block of both arrays fits the first-level cache.
+SIMD instruction works on neighbouring channels. The rows are divided into blocks, and a task
+handles whole rows of one or more blocks. So a kernel reads and writes memory in its order, which is
+faster than a few channels of all rows at a time: main memory takes longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numba import carray
+from numba.extending import register_jitable
 
 from cnnforge_kernels.cpu.depthwise.sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.runtime.compiled import (
@@ -22,6 +23,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.streams import end_streams, prefetch, streams, vector_stream
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.tiles import tile_load
 from cnnforge_kernels.cpu.simd.vectors import (
@@ -38,9 +40,9 @@ from cnnforge_kernels.cpu.simd.vectors import (
 
 # Indices of the values in the argument block of a kernel. SOURCE to FACTORS are addresses in bytes.
 # SUMS is the address of an array (number of blocks, 3, WIDE), and FACTORS the address of an array
-# (6, WIDE). There are ROWS rows. A row has WIDE values and STRIPS strips, and a block has BLOCK
-# rows. CLIP is 1 if a ReLU or a ReLU6 follows, else 0.
-SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, CLIP = range(10)
+# (6, WIDE). There are ROWS rows of WIDE values, and a block has BLOCK rows. CLIP is 1 if a ReLU or
+# a ReLU6 follows, else 0. STREAM is 1 if TARGET is written past the caches, else 0.
+SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, CLIP, STREAM = range(10)
 FIELDS = 10
 # Second index of the array SUMS when MOMENTS writes it: a number near the mean of the block, the
 # sum of the differences from this number, and the sum of the squares of the differences.
@@ -56,24 +58,24 @@ MEAN, SCALE, SHIFT, LIMIT, OF_INPUTS, ADDED = range(6)
 FACTOR_ROWS = 6
 _OUTPUT_ROWS = 4  # MEAN, SCALE, SHIFT and LIMIT
 
-_BLOCK_FLOATS = 4096
-# The maximum number of channels of a strip. So each block has at least 32 rows (4096 / 128). With
-# fewer rows in a block there would be more blocks, and one thread alone adds their sums.
-_STRIP = 128
-_GRAIN = 4
+# The number of rows of a block whose sums are added in float32, for rows of few and of many floats.
+# With fewer rows there would be more blocks, and one thread alone adds their sums.
+_MAX_BLOCK, _MIN_BLOCK = 64, 16
+_BLOCK_FLOATS = 32768
+# The maximum number of floats to which short rows are joined.
+_JOINED = 256
+# A pass works on this number of rows at a time, with the same factors, and fetches _AHEAD bytes
+# ahead. A task has about _TASK_BYTES of each array.
+_ROWS = 4
+_AHEAD = 8192
+_TASK_BYTES = 128 * 1024
 _WIDTHS = 5
 
 
-@cached_njit()
-def _strip(a: Any, task: int) -> tuple[int, int, int, int, int]:
-    """Return five numbers for a task: its block, its range of rows and its range of channels.
-
-    Each range is two numbers: the first index of the range and the index after the range.
-    """
-    block, strip = task // a[STRIPS], task % a[STRIPS]
-    first = block * a[BLOCK]
-    last = min(first + a[BLOCK], a[ROWS])
-    return block, first, last, strip * _STRIP, min((strip + 1) * _STRIP, a[WIDE])
+@register_jitable
+def _add_to(address: int, values: Any, valid: int, L: int) -> None:
+    """Add the first ``valid`` lanes of a vector to the floats at an address."""
+    vector_store(vector_add(values, vector_load(address, valid, L)), address, valid)
 
 
 @kernel_family(_WIDTHS)
@@ -84,55 +86,55 @@ def MOMENTS(number: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _moments_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        row = 4 * a[WIDE]
-        for task in range(begin, end):
-            block, first, last, c, after = _strip(a, task)
-            count = last - first
+        wide, row = a[WIDE], 4 * a[WIDE]
+        ahead = a[BLOCK] * row
+        zero = vector_splat(np.float32(0), L)
+        for block in range(begin, end):
+            count = min(a[BLOCK], a[ROWS] - block * a[BLOCK])
             inverse = vector_splat(np.float32(1) / np.float32(count), L)
-            whole = count // 4 * 4
-            while c < after:
-                c = min(c, after - L)
-                start = a[SOURCE] + first * row + 4 * c
-                zero = vector_splat(np.float32(0), L)
-                # Four independent sums hide the latency of an addition. Their rounding errors are
-                # also smaller than those of one long sum.
-                s0, s1, s2, s3 = zero, zero, zero, zero
-                place = start
-                for _ in range(0, whole, 4):
-                    s0 = vector_add(s0, vector_load(place, L, L))
-                    s1 = vector_add(s1, vector_load(place + row, L, L))
-                    s2 = vector_add(s2, vector_load(place + 2 * row, L, L))
-                    s3 = vector_add(s3, vector_load(place + 3 * row, L, L))
-                    place += 4 * row
-                for _ in range(whole, count):
-                    s0 = vector_add(s0, vector_load(place, L, L))
-                    place += row
-                total = vector_add(vector_add(s0, s1), vector_add(s2, s3))
-                near = vector_multiply(total, inverse)
-                s0, s1, s2, s3 = zero, zero, zero, zero
-                q0, q1, q2, q3 = zero, zero, zero, zero
-                place = start
-                for _ in range(0, whole, 4):
-                    d0 = vector_subtract(vector_load(place, L, L), near)
-                    d1 = vector_subtract(vector_load(place + row, L, L), near)
-                    d2 = vector_subtract(vector_load(place + 2 * row, L, L), near)
-                    d3 = vector_subtract(vector_load(place + 3 * row, L, L), near)
-                    s0, q0 = vector_add(s0, d0), vector_multiply_add(d0, d0, q0)
-                    s1, q1 = vector_add(s1, d1), vector_multiply_add(d1, d1, q1)
-                    s2, q2 = vector_add(s2, d2), vector_multiply_add(d2, d2, q2)
-                    s3, q3 = vector_add(s3, d3), vector_multiply_add(d3, d3, q3)
-                    place += 4 * row
-                for _ in range(whole, count):
-                    d0 = vector_subtract(vector_load(place, L, L), near)
-                    s0, q0 = vector_add(s0, d0), vector_multiply_add(d0, d0, q0)
-                    place += row
-                rest = vector_add(vector_add(s0, s1), vector_add(s2, s3))
-                squares = vector_add(vector_add(q0, q1), vector_add(q2, q3))
-                sums = a[SUMS] + SUM_ROWS * block * row + 4 * c
-                vector_store(near, sums + NEAR * row, L)
-                vector_store(rest, sums + REST * row, L)
-                vector_store(squares, sums + SQUARES * row, L)
-                c += L
+            start, sums = a[SOURCE] + block * ahead, a[SUMS] + SUM_ROWS * block * row
+            for c in range(0, SUM_ROWS * wide, L):
+                vector_store(zero, sums + 4 * c, SUM_ROWS * wide - c)
+            # Four rows at a time, and then the remaining rows.
+            whole = count // _ROWS * _ROWS
+            for first in range(0, whole, _ROWS):
+                for c in range(0, wide, L):
+                    valid, at = wide - c, start + first * row + 4 * c
+                    low = vector_add(vector_load(at, valid, L), vector_load(at + row, valid, L))
+                    at += 2 * row
+                    high = vector_add(vector_load(at, valid, L), vector_load(at + row, valid, L))
+                    _add_to(sums + NEAR * row + 4 * c, vector_add(low, high), valid, L)
+            for r in range(whole, count):
+                for c in range(0, wide, L):
+                    value = vector_load(start + r * row + 4 * c, wide - c, L)
+                    _add_to(sums + NEAR * row + 4 * c, value, wide - c, L)
+            for c in range(0, wide, L):
+                near, valid = sums + NEAR * row + 4 * c, wide - c
+                vector_store(vector_multiply(vector_load(near, valid, L), inverse), near, valid)
+            for first in range(0, whole, _ROWS):
+                for c in range(0, wide, L):
+                    valid, at, place = wide - c, start + first * row + 4 * c, sums + 4 * c
+                    prefetch(at + ahead)
+                    prefetch(at + row + ahead)
+                    prefetch(at + 2 * row + ahead)
+                    prefetch(at + 3 * row + ahead)
+                    near = vector_load(place + NEAR * row, valid, L)
+                    d0 = vector_subtract(vector_load(at, valid, L), near)
+                    d1 = vector_subtract(vector_load(at + row, valid, L), near)
+                    d2 = vector_subtract(vector_load(at + 2 * row, valid, L), near)
+                    d3 = vector_subtract(vector_load(at + 3 * row, valid, L), near)
+                    rest = vector_add(vector_add(d0, d1), vector_add(d2, d3))
+                    low = vector_multiply_add(d1, d1, vector_multiply(d0, d0))
+                    high = vector_multiply_add(d3, d3, vector_multiply(d2, d2))
+                    _add_to(place + REST * row, rest, valid, L)
+                    _add_to(place + SQUARES * row, vector_add(low, high), valid, L)
+            for r in range(whole, count):
+                for c in range(0, wide, L):
+                    valid, place = wide - c, sums + 4 * c
+                    near = vector_load(place + NEAR * row, valid, L)
+                    away = vector_subtract(vector_load(start + r * row + 4 * c, valid, L), near)
+                    _add_to(place + REST * row, away, valid, L)
+                    _add_to(place + SQUARES * row, vector_multiply(away, away), valid, L)
 
     return _moments_kernel
 
@@ -146,21 +148,29 @@ def NORMALIZE(number: int) -> Any:
     def _normalize_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
+        ahead = row * max(_ROWS, _AHEAD // row)
         for task in range(begin, end):
-            _, first, last, c, after = _strip(a, task)
-            while c < after:
-                c = min(c, after - L)
-                factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
-                mean, scale, shift, limit = factors
-                place = first * row + 4 * c
-                for _ in range(first, last):
-                    value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    value = vector_multiply_add(value, scale, shift)
-                    if a[CLIP] != 0:
-                        value = vector_clip(value, limit)
-                    vector_store(value, a[TARGET] + place, L)
-                    place += row
-                c += L
+            last = min((task + 1) * a[BLOCK], a[ROWS])
+            for first in range(task * a[BLOCK], last, _ROWS):
+                count, c = min(_ROWS, last - first), 0
+                while c < a[WIDE]:
+                    c = min(c, a[WIDE] - L)
+                    factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
+                    mean, scale, shift, limit = factors
+                    place = first * row + 4 * c
+                    for _ in range(count):
+                        prefetch(a[SOURCE] + place + ahead)
+                        value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                        value = vector_multiply_add(value, scale, shift)
+                        if a[CLIP] != 0:
+                            value = vector_clip(value, limit)
+                        if a[STREAM] != 0:
+                            vector_stream(value, a[TARGET] + place)
+                        else:
+                            vector_store(value, a[TARGET] + place, L)
+                        place += row
+                    c += L
+        end_streams()
 
     return _normalize_kernel
 
@@ -173,42 +183,36 @@ def GRADIENT_SUMS(number: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gradient_sums_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        row = 4 * a[WIDE]
-        for task in range(begin, end):
-            block, first, last, c, after = _strip(a, task)
-            count = last - first
-            while c < after:
-                c = min(c, after - L)
-                factors = tile_load(a[FACTORS] + 4 * c, row, _OUTPUT_ROWS, 1, L)
-                mean, scale, shift, limit = factors
-                zero = vector_splat(np.float32(0), L)
-                s0, s1, p0, p1 = zero, zero, zero, zero
-                place = first * row + 4 * c
-                for _ in range(count // 2):
-                    x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    x1 = vector_subtract(vector_load(a[SOURCE] + place + row, L, L), mean)
-                    g0 = vector_load(a[GRADIENT] + place, L, L)
-                    g1 = vector_load(a[GRADIENT] + place + row, L, L)
-                    if a[CLIP] != 0:
-                        y0 = vector_multiply_add(x0, scale, shift)
-                        y1 = vector_multiply_add(x1, scale, shift)
-                        g0 = vector_where_between(y0, limit, g0)
-                        g1 = vector_where_between(y1, limit, g1)
-                    s0, s1 = vector_add(s0, g0), vector_add(s1, g1)
-                    p0, p1 = vector_multiply_add(g0, x0, p0), vector_multiply_add(g1, x1, p1)
-                    place += 2 * row
-                if count % 2 != 0:
-                    x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    g0 = vector_load(a[GRADIENT] + place, L, L)
-                    if a[CLIP] != 0:
-                        y0 = vector_multiply_add(x0, scale, shift)
-                        g0 = vector_where_between(y0, limit, g0)
-                    s0 = vector_add(s0, g0)
-                    p0 = vector_multiply_add(g0, x0, p0)
-                sums = a[SUMS] + SUM_ROWS * block * row + 4 * c
-                vector_store(vector_add(s0, s1), sums + PLAIN * row, L)
-                vector_store(vector_add(p0, p1), sums + PRODUCTS * row, L)
-                c += L
+        wide, row = a[WIDE], 4 * a[WIDE]
+        ahead = row * max(_ROWS, _AHEAD // row)
+        zero = vector_splat(np.float32(0), L)
+        for block in range(begin, end):
+            sums = a[SUMS] + SUM_ROWS * block * row
+            for c in range(0, SUM_ROWS * wide, L):
+                vector_store(zero, sums + 4 * c, SUM_ROWS * wide - c)
+            last = min((block + 1) * a[BLOCK], a[ROWS])
+            for first in range(block * a[BLOCK], last, _ROWS):
+                rows = min(_ROWS, last - first)
+                for c in range(0, wide, L):
+                    valid, place, at = wide - c, first * row + 4 * c, sums + 4 * c
+                    mean = vector_load(a[FACTORS] + MEAN * row + 4 * c, valid, L)
+                    scale = vector_load(a[FACTORS] + SCALE * row + 4 * c, valid, L)
+                    shift = vector_load(a[FACTORS] + SHIFT * row + 4 * c, valid, L)
+                    limit = vector_load(a[FACTORS] + LIMIT * row + 4 * c, valid, L)
+                    plain, products = zero, zero
+                    for _ in range(rows):
+                        prefetch(a[SOURCE] + place + ahead)
+                        prefetch(a[GRADIENT] + place + ahead)
+                        x = vector_subtract(vector_load(a[SOURCE] + place, valid, L), mean)
+                        gradient = vector_load(a[GRADIENT] + place, valid, L)
+                        if a[CLIP] != 0:
+                            gate = vector_multiply_add(x, scale, shift)
+                            gradient = vector_where_between(gate, limit, gradient)
+                        plain = vector_add(plain, gradient)
+                        products = vector_multiply_add(gradient, x, products)
+                        place += row
+                    _add_to(at + PLAIN * row, plain, valid, L)
+                    _add_to(at + PRODUCTS * row, products, valid, L)
 
     return _gradient_sums_kernel
 
@@ -222,38 +226,52 @@ def GRADIENT_PASS(number: int) -> Any:
     def _gradient_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         row = 4 * a[WIDE]
+        ahead = row * max(_ROWS, _AHEAD // row)
         for task in range(begin, end):
-            _, first, last, c, after = _strip(a, task)
-            while c < after:
-                c = min(c, after - L)
-                factors = tile_load(a[FACTORS] + 4 * c, row, FACTOR_ROWS, 1, L)
-                mean, scale, shift, limit, of_inputs, added = factors
-                place = first * row + 4 * c
-                for _ in range(first, last):
-                    x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
-                    gradient = vector_load(a[GRADIENT] + place, L, L)
-                    if a[CLIP] != 0:
-                        gate = vector_multiply_add(x, scale, shift)
-                        gradient = vector_where_between(gate, limit, gradient)
-                    value = vector_multiply_add(x, of_inputs, added)
-                    value = vector_multiply_add(gradient, scale, value)
-                    vector_store(value, a[TARGET] + place, L)
-                    place += row
-                c += L
+            last = min((task + 1) * a[BLOCK], a[ROWS])
+            for first in range(task * a[BLOCK], last, _ROWS):
+                count, c = min(_ROWS, last - first), 0
+                while c < a[WIDE]:
+                    c = min(c, a[WIDE] - L)
+                    factors = tile_load(a[FACTORS] + 4 * c, row, FACTOR_ROWS, 1, L)
+                    mean, scale, shift, limit, of_inputs, added = factors
+                    place = first * row + 4 * c
+                    for _ in range(count):
+                        prefetch(a[SOURCE] + place + ahead)
+                        prefetch(a[GRADIENT] + place + ahead)
+                        x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                        gradient = vector_load(a[GRADIENT] + place, L, L)
+                        if a[CLIP] != 0:
+                            gate = vector_multiply_add(x, scale, shift)
+                            gradient = vector_where_between(gate, limit, gradient)
+                        value = vector_multiply_add(x, of_inputs, added)
+                        value = vector_multiply_add(gradient, scale, value)
+                        if a[STREAM] != 0:
+                            vector_stream(value, a[TARGET] + place)
+                        else:
+                            vector_store(value, a[TARGET] + place, L)
+                        place += row
+                    c += L
+        end_streams()
 
     return _gradient_kernel
 
 
 @cached_njit()
 def _rows_at_a_time(rows: int, channels: int) -> int:
-    """Return how many input rows to join into one row, so that it fills whole SIMD vectors.
+    """Return how many input rows to join into one row.
 
-    Return 1 if the number of input rows is not divisible by this number.
+    A joined row fills whole SIMD vectors if the number of rows allows it. Short rows are joined
+    further, because each change to other rows costs time.
     """
     together = 1
     while together * channels % MAX_LANES != 0:
         together *= 2
-    return together if rows % together == 0 else 1
+    if rows % together != 0:
+        return 1
+    while 2 * together * channels <= _JOINED and rows % (2 * together) == 0:
+        together *= 2
+    return together
 
 
 @cached_njit()
@@ -263,8 +281,7 @@ def set_rows(args: Any, inputs: Any, clip: bool) -> None:
     together = _rows_at_a_time(rows, channels)
     args[SOURCE], args[CLIP] = address_of(inputs), 1 if clip else 0
     args[ROWS], args[WIDE] = rows // together, channels * together
-    args[BLOCK] = max(_BLOCK_FLOATS // min(args[WIDE], _STRIP), 1)
-    args[STRIPS] = (args[WIDE] + _STRIP - 1) // _STRIP
+    args[BLOCK] = min(max(_BLOCK_FLOATS // args[WIDE], _MIN_BLOCK), _MAX_BLOCK)
 
 
 @cached_njit()
@@ -274,7 +291,22 @@ def blocks(args: Any) -> int:
 
 
 @cached_njit()
+def _grain(args: Any) -> int:
+    return max(_TASK_BYTES // (4 * args[WIDE] * args[BLOCK]), 1)
+
+
+@cached_njit()
 def run(family: int, args: Any) -> None:
     """Run one pass over all rows; ``family`` is MOMENTS, NORMALIZE or another of this module."""
     _, lanes = choose_lanes(args[WIDE], 1)
-    run_kernel(family + width_number(lanes), args, blocks(args) * args[STRIPS], _GRAIN)
+    run_kernel(family + width_number(lanes), args, blocks(args), _grain(args))
+
+
+@cached_njit()
+def run_rows(family: int, args: Any) -> None:
+    """Run a pass that writes the rows; ``family`` is NORMALIZE or GRADIENT_PASS."""
+    row = 4 * args[WIDE]
+    args[STREAM] = 1 if streams(args[TARGET], row, row * args[ROWS]) else 0
+    args[BLOCK] = max(_TASK_BYTES // row // _ROWS, 1) * _ROWS
+    _, lanes = choose_lanes(args[WIDE], 1)
+    run_kernel(family + width_number(lanes), args, blocks(args), 1)

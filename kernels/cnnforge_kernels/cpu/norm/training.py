@@ -50,6 +50,7 @@ from cnnforge_kernels.cpu.norm.passes import (
     WIDE,
     blocks,
     run,
+    run_rows,
     set_rows,
 )
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit
@@ -78,30 +79,49 @@ def _set_outputs(
 
 
 @cached_njit()
+def _fold(wide: Any, values: Any) -> None:
+    """Add up the values of a joined row, ``wide``, that belong to the same channel."""
+    values[:] = 0
+    for first in range(0, wide.size, values.size):
+        for c in range(values.size):
+            values[c] += wide[first + c]
+
+
+@cached_njit()
+def _add_blocks(sums: Any, which: int, total: Any) -> None:
+    """Add up the sums of all blocks, (blocks, SUM_ROWS, WIDE), of which ``which`` says the row."""
+    wide = np.zeros(sums.shape[2])
+    for block in range(sums.shape[0]):
+        each = sums[block, which]
+        for c in range(wide.size):
+            wide[c] += np.float64(each[c])
+    _fold(wide, total)
+
+
+@cached_njit()
 def _join_moments(args: Any, sums: Any, mean: Any, variance: Any) -> None:
-    channels = mean.size
-    rows = args[ROWS] * (args[WIDE] // channels)
-    mean[:] = 0
-    variance[:] = 0
+    wide = np.zeros(args[WIDE])
+    together = args[WIDE] // mean.size
     for block in range(sums.shape[0]):
-        count = min(args[BLOCK], args[ROWS] - block * args[BLOCK])
-        for first in range(0, args[WIDE], channels):
-            for c in range(channels):
-                near, rest = sums[block, NEAR, first + c], sums[block, REST, first + c]
-                mean[c] += np.float64(near) * count + rest
-    for c in range(channels):
-        mean[c] /= rows
+        count = np.float64(min(args[BLOCK], args[ROWS] - block * args[BLOCK]))
+        near, rest = sums[block, NEAR], sums[block, REST]
+        # Each loop has a range that starts with 0, so that it is vectorized.
+        for c in range(wide.size):
+            wide[c] += np.float64(near[c]) * count + np.float64(rest[c])
+    _fold(wide, mean)
+    mean /= args[ROWS] * together
+    means = np.empty(args[WIDE])
+    for first in range(0, wide.size, mean.size):
+        means[first : first + mean.size] = mean
+    wide[:] = 0
     for block in range(sums.shape[0]):
-        count = min(args[BLOCK], args[ROWS] - block * args[BLOCK])
-        for first in range(0, args[WIDE], channels):
-            for c in range(channels):
-                away = sums[block, NEAR, first + c] - mean[c]
-                squares = sums[block, SQUARES, first + c]
-                variance[c] += squares + away * (
-                    2 * np.float64(sums[block, REST, first + c]) + count * away
-                )
-    for c in range(channels):
-        variance[c] /= rows
+        count = np.float64(min(args[BLOCK], args[ROWS] - block * args[BLOCK]))
+        near, rest, squares = sums[block, NEAR], sums[block, REST], sums[block, SQUARES]
+        for c in range(wide.size):
+            away = np.float64(near[c]) - means[c]
+            wide[c] += np.float64(squares[c]) + away * (2 * np.float64(rest[c]) + count * away)
+    _fold(wide, variance)
+    variance /= args[ROWS] * together
 
 
 @cached_njit()
@@ -156,7 +176,7 @@ def batch_norm_forward(
     factors = np.empty((FACTOR_ROWS, args[WIDE]), np.float32)
     _set_outputs(factors, mean, variance, gamma, beta, epsilon, activation)
     args[FACTORS], args[TARGET] = address_of(factors), address_of(outputs)
-    run(NORMALIZE, args)
+    run_rows(NORMALIZE, args)
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
     # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
@@ -199,11 +219,8 @@ def batch_norm_and_moments_grads(
     args[GRADIENT], args[TARGET] = address_of(grad_outputs), address_of(grad_inputs)
     run(GRADIENT_SUMS, args)
     plain, products = np.zeros(channels), np.zeros(channels)
-    for block in range(sums.shape[0]):
-        for first in range(0, args[WIDE], channels):
-            for c in range(channels):
-                plain[c] += sums[block, PLAIN, first + c]
-                products[c] += sums[block, PRODUCTS, first + c]
+    _add_blocks(sums, PLAIN, plain)
+    _add_blocks(sums, PRODUCTS, products)
     for c in range(channels):
         # The kernel computed the sum of products with the mean rounded to float32. Correct the sum
         # by the rounding error of the mean.
@@ -218,7 +235,7 @@ def batch_norm_and_moments_grads(
         for index in range(c, args[WIDE], channels):
             factors[OF_INPUTS, index] = of_inputs
             factors[ADDED, index] = added
-    run(GRADIENT_PASS, args)
+    run_rows(GRADIENT_PASS, args)
     # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
     # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
