@@ -25,9 +25,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EXIT_CODE = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
@@ -67,6 +67,7 @@ class _Watch:
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._raise)
+        sys.unraisablehook = _without_interrupts(sys.unraisablehook)
         # Exit handlers run in reverse order: this one, registered first, runs after those of a
         # backend.
         atexit.register(self._leave)
@@ -163,6 +164,28 @@ def watch() -> None:
         # KeyboardInterrupt as usual.
         with contextlib.suppress(OSError):
             _watch = _Watch()
+
+
+def _without_interrupts(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return a hook for exceptions that are lost, which shows no `KeyboardInterrupt`.
+
+    Such an exception is lost if it is raised while native code calls Python, for instance while
+    LLVM compiles. The second thread then ends the program.
+    """
+
+    def without_interrupts(unraisable: Any) -> None:
+        if not (was_interrupted() and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+            hook(unraisable)
+
+    return without_interrupts
+
+
+def ignore() -> None:
+    """Ignore further signals, because the program is about to end with a message."""
+    if _is_program and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+            if number is not None:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def finish(code: int) -> int:

@@ -128,7 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(list(arguments))
     _streams.open_missing()
     _ctrl_c.enable()
-    return _ctrl_c.finish(_main(sys.argv[1:]))
+    try:
+        code = _main(sys.argv[1:])
+    except KeyboardInterrupt:
+        # Ctrl-C was pressed before the command began, or twice.
+        code = _fail(_ctrl_c.message(), _ctrl_c.exit_code())
+    return _ctrl_c.finish(code)
 
 
 def _main(arguments: list[str]) -> int:
@@ -173,6 +178,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
+    _ctrl_c.ignore()
     from cnnforge.cli import _render
 
     if _ctrl_c.was_interrupted():

@@ -45,8 +45,8 @@ def report(run: RunDirectory, task: Task) -> str:
     evaluation, history = _json(run, EVALUATION), _rows(run, METRICS)
     if not isinstance(evaluation, dict) or not history:
         raise RunError(
-            f"{run.path} has no finished epoch to report on: continue it with 'cnnforge train "
-            f"--resume {run.path}'"
+            f"the training of {run.path} has not ended, and only then can its report be written: "
+            f"wait until it ends, or go on with 'cnnforge train --resume {run.path}'"
         )
     data = _json(run, "data.json") or {}
     thumbnails = read_thumbnails(run)

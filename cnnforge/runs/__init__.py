@@ -123,10 +123,13 @@ class RunDirectory:
             )
         for name in needs:
             if not (run.path / name).exists():
-                raise RunError(
-                    f"the run {path} has no {name}: its training stopped before the end of the "
-                    f"first epoch; go on with 'cnnforge train --resume {path}'"
+                cause = (
+                    "it is training now, and its first epoch has not ended: wait until it has"
+                    if run.is_claimed
+                    else "its training stopped before the end of the first epoch; go on with "
+                    f"'cnnforge train --resume {path}'"
                 )
+                raise RunError(f"the run {path} has no {name}: {cause}")
         return run
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -101,13 +102,24 @@ def _state(run: RunDirectory, epochs: int, total: int) -> str:
         return TRAINING
     if not epochs:
         return NO_EPOCH
-    # `evaluation.json` is written last, so it is newer than the other files if a callback ended the
-    # run early. It is older than `config.toml` if the run was resumed for more epochs.
     evaluation = run.path / EVALUATION
-    done = evaluation.is_file() and (
-        epochs >= total or evaluation.stat().st_mtime >= time_of(run.path)
-    )
+    done = evaluation.is_file() and (epochs >= total or _ended_early(run, epochs, total))
     return FINISHED if done else INTERRUPTED
+
+
+def _ended_early(run: RunDirectory, epochs: int, total: int) -> bool:
+    """Return whether a callback ended a run, which was not resumed for more epochs since then."""
+    path = run.path / EVALUATION
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "finished" in report:
+            numbers = report.get("epochs"), report.get("total_epochs")
+            return bool(report["finished"]) and numbers == (epochs, total)
+        # An older version of cnnforge has written it. It is newer than the other files, because it
+        # was written last, unless the clock of the computer was changed.
+        return path.stat().st_mtime >= time_of(run.path)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _validation_metrics(path: Path) -> dict[str, list[float]]:

@@ -244,6 +244,9 @@ class Session:
         report = {
             "task": self.plugins.tasks[self.dataset.task].qualified_name,
             "best_epoch": best.epoch,
+            "epochs": len(history),
+            "total_epochs": self.options.epochs,
+            "finished": self.finished,
             "monitor": monitor,
             "metrics": metrics,
             "validation": result.as_dict(),

@@ -55,3 +55,41 @@ def test_t10_a_second_ctrl_c_while_the_state_is_saved(train, whole, tmp_path: Pa
     assert warnings == []
     assert saved is not None
     assert train("--resume", run).json["weights"] == whole("small", *EPOCHS).json["weights"]
+
+
+# The Ctrl-C comes when the options of the commands are read, which takes a tenth of a second.
+BEFORE_THE_COMMAND = """
+import os, signal, typer
+get_command = typer.main.get_command
+def interrupted(app):
+    os.kill(os.getpid(), signal.SIGINT)
+    return get_command(app)
+typer.main.get_command = interrupted
+"""
+# The Ctrl-C comes when the message of an error is printed.
+BEFORE_THE_MESSAGE = """
+import os, signal
+from cnnforge.cli import _render
+error = _render.error
+def interrupted(message):
+    os.kill(os.getpid(), signal.SIGINT)
+    error(message)
+_render.error = interrupted
+"""
+
+
+def test_a_ctrl_c_before_the_command_begins(commands):
+    ended = commands.run("runs", before=BEFORE_THE_COMMAND)
+    assert (ended.code, ended.out, ended.err) == (130, "", "error: interrupted\n")
+
+
+def test_a_second_ctrl_c_while_the_message_is_printed(commands):
+    ended = commands.run("runs", before=BEFORE_THE_COMMAND + BEFORE_THE_MESSAGE)
+    assert (ended.code, ended.out, ended.err) == (130, "", "error: interrupted\n")
+
+
+def test_a_ctrl_c_while_the_message_of_an_error_is_printed(commands, tmp_path: Path):
+    ended = commands.run("runs", tmp_path / "none", before=BEFORE_THE_MESSAGE)
+    assert ended.code == 2
+    (line,) = ended.err.splitlines()
+    assert "none" in line

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 # Max seconds that a test waits for a command. The machine may be busy.
-PATIENCE = 150.0
+PATIENCE = float(os.environ.get("CNNFORGE_PATIENCE", "150"))
 
 # Python code after which a process of root may no longer write everywhere.
 NO_PRIVILEGES = """

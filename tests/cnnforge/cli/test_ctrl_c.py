@@ -49,6 +49,15 @@ LOSES = """
         except KeyboardInterrupt:
             pass
 """
+LOSES_IN_A_CALLBACK = """
+    import ctypes
+    def wait():
+        print("there", flush=True)
+        time.sleep(30)
+    called = ctypes.CFUNCTYPE(None)(wait)
+    while True:
+        called()
+"""
 LOST_BEFORE_SAVING = """
     try:
         print("there", flush=True)
@@ -125,6 +134,11 @@ def test_an_interrupt_that_is_lost_ends_the_program():
     code, _, err, seconds = interrupt(start(LOSES))
     assert (code, err) == (130, "error: interrupted\n")
     assert seconds < 10
+
+
+def test_an_interrupt_that_native_code_loses_is_not_shown():
+    code, _, err, _ = interrupt(start(LOSES_IN_A_CALLBACK))
+    assert (code, err) == (130, "error: interrupted\n")
 
 
 def test_letters_that_stderr_cannot_show_do_not_stop_the_second_thread():

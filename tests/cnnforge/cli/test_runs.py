@@ -100,12 +100,36 @@ def test_states(write, capsys):
     assert state(more, capsys) == "interrupted"
 
 
+def test_states_do_not_depend_on_the_times_of_files(write, capsys):
+    """The clock of the computer may be changed while a run trains."""
+    run = write("stopped early", rows=2)
+    run.write_json("evaluation.json", {"finished": True, "epochs": 2, "total_epochs": 3})
+    for time in (1, 3_000_000_000):
+        os.utime(run.path / "evaluation.json", (time, time))
+        assert state(run, capsys) == "finished"
+    # A time limit has ended it, or it was resumed for more epochs.
+    for changed in ({"finished": False}, {"total_epochs": 2}, {"epochs": 1}):
+        report = {"finished": True, "epochs": 2, "total_epochs": 3, **changed}
+        run.write_json("evaluation.json", report)
+        assert state(run, capsys) == "interrupted"
+    run.write_text("evaluation.json", "{")
+    assert state(run, capsys) == "interrupted"
+
+
 def test_a_run_that_is_trained_now(write, capsys):
     pytest.importorskip("fcntl")
     run = write("busy", rows=1, evaluated=False)
     with run.claimed():
         assert state(run, capsys) == "training now"
     assert state(run, capsys) == "interrupted"
+    begun = write("begun", rows=0, evaluated=False)
+    with begun.claimed():
+        code = main(["evaluate", str(begun.path)])
+    assert (code, capsys.readouterr().err) == (
+        1,
+        f"error: the run {begun.path} has no model.keras: it is training now, and its first epoch "
+        "has not ended: wait until it has\n",
+    )
     # Looking at a run does not keep another process from training it.
     with run.claimed():
         pass

@@ -193,8 +193,8 @@ def test_the_command(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("evaluation.json", "has no finished epoch to report on: continue it with"),
-        ("metrics.csv", "has no finished epoch to report on"),
+        ("evaluation.json", "has not ended, and only then can its report be written: wait"),
+        ("metrics.csv", "has not ended"),
         ("predictions.csv", ""),
         ("data.json", ""),
         ("kernels.json", ""),
