@@ -207,11 +207,12 @@ def expand_presets(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(expanded)
 
 
-def parse_time(text: str) -> float:
+def parse_time(text: str, option: str = "--time-limit") -> float:
     """Parse a length of time.
 
     Args:
         text: Hours, minutes and seconds: `"2h"`, `"30m"`, `"90s"` or `"1h30m"`.
+        option: Name of the option, for messages.
 
     Returns:
         The time in seconds, more than 0.
@@ -223,7 +224,7 @@ def parse_time(text: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds
     if not total:
-        raise UsageError(f"--time-limit must be a time such as 90s, 30m, 2h or 1h30m, got {text!r}")
+        raise UsageError(f"{option} must be a time such as 90s, 30m, 2h or 1h30m, got {text!r}")
     return total
 
 

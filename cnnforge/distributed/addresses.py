@@ -19,6 +19,9 @@ AUTO = "auto"
 CLIENT = "ray://"
 """The start of an address to which a program outside of the cluster connects."""
 
+STARTUP_TIMEOUT = 120.0
+"""Default time in seconds until a cluster must be ready."""
+
 _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+):(?P<port>\d+)")
 
 

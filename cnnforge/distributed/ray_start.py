@@ -29,6 +29,7 @@ from cnnforge.distributed.addresses import (
     AUTO,
     CLIENT,
     LOCAL,
+    STARTUP_TIMEOUT,
     check_address,
     check_answers,
     check_ray,
@@ -41,9 +42,6 @@ from cnnforge.distributed.ray_output import Show, shown_by, to_stderr
 from cnnforge.errors import CnnforgeError, message_of
 from cnnforge.utils.available_memory import available_memory
 from cnnforge.utils.processors import usable_processors
-
-STARTUP_TIMEOUT = 120.0
-"""Default of `startup_timeout`, in seconds."""
 
 _LOOPBACK = "127.0.0.1"
 _MB = 2**20

@@ -1,0 +1,1 @@
+"""Options of the commands whose work several workers share."""
