@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -37,6 +38,8 @@ _MODEL_SHARE, _READ_SHARE = 0.75, 0.25
 # A group is done again so often after the death of a worker. An image that always crashes the
 # decoder ends the prediction.
 _RETRIES = 20
+# Ray refuses numbers of retries from this version on.
+_NO_RETRIES_FROM = (2, 64)
 _MAX_BLOCK = 32 * 2**20
 
 
@@ -152,24 +155,26 @@ def _results(
     context.execution_options.preserve_order = True
     threads = max(1, usable_processors() // workers) if cluster.local else 1
     items = [{"number": n, "group": pickle.dumps(group)} for n, group in enumerate(groups)]
-    data = (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(
-            read_groups,
-            fn_kwargs={"job": job},
-            compute=TaskPoolStrategy(size=workers),
-            num_cpus=_READ_SHARE,
-            max_retries=_RETRIES,
+    with warnings.catch_warnings():
+        # Ray 2.60 wants no numbers of retries, and has no other place for them.
+        warnings.simplefilter("ignore")
+        data = (
+            ray.data.from_items(items, override_num_blocks=len(items))
+            .map_batches(
+                read_groups,
+                fn_kwargs={"job": job},
+                compute=TaskPoolStrategy(size=workers),
+                num_cpus=_READ_SHARE,
+                **_retries(max_retries=_RETRIES),
+            )
+            .map_batches(
+                PredictGroups,
+                fn_constructor_args=[job, threads],
+                compute=ActorPoolStrategy(size=workers),
+                num_cpus=_MODEL_SHARE,
+                **_retries(max_restarts=-1, max_task_retries=_RETRIES),
+            )
         )
-        .map_batches(
-            PredictGroups,
-            fn_constructor_args=[job, threads],
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=_MODEL_SHARE,
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
-        )
-    )
     try:
         for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
             columns = (batch[name] for name in ("number", "piece", "last", "content"))
@@ -183,3 +188,14 @@ def _results(
             f"a worker died {_RETRIES} times while it predicted the same images, or the cluster "
             f"ended: {message_of(error)[:200]}"
         ) from error
+
+
+def _retries(**numbers: int) -> dict[str, int]:
+    """Return arguments for `map_batches`, if this version of Ray takes them.
+
+    Without them, Ray does the work of a dead worker again without limit.
+    """
+    import ray
+
+    version = tuple(int(part) for part in ray.__version__.split(".")[:2])
+    return numbers if version < _NO_RETRIES_FROM else {}

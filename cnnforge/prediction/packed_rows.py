@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -27,6 +28,7 @@ class PackedRows(Sequence[Row]):
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._end = 0
         # A chunk is its place in the file, or its rows.
         self._packed: list[tuple[int, int] | list[Row]] = []
