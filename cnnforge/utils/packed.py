@@ -1,31 +1,44 @@
-"""Keep many small values, such as the rows of a table, in little memory."""
+"""Keep many values in little memory."""
 
 from __future__ import annotations
 
 import pickle
+import tempfile
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
+
+from cnnforge.errors import RunError
 
 T = TypeVar("T")
 
 # The number of values that are packed together.
 _CHUNK = 512
+# Packed values of more bytes are kept in a temporary file.
+_IN_MEMORY = 2**22
 
 
 class Packed(Sequence[T], Generic[T]):
     """Values, which are packed.
 
     A row of a classification takes 430 bytes, and 10 to 60 bytes when it is packed. So 100,000
-    images can be predicted in the memory of a few. Values that `pickle` cannot write are kept as
-    they are.
+    images can be predicted in the memory of a few. The packed values of millions of images are in a
+    temporary file. Values that `pickle` cannot write are kept as they are.
 
     Args:
         values: The values.
+
+    Raises:
+        RunError: The disk is full.
     """
 
     def __init__(self, values: Iterable[T] = ()) -> None:
-        self._packed: list[bytes | list[T]] = []
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._end = 0
+        # A chunk is its place in the file, or its values.
+        self._packed: list[tuple[int, int] | list[T]] = []
         self._last: list[T] = []
         self.extend(values)
 
@@ -34,11 +47,14 @@ class Packed(Sequence[T], Generic[T]):
 
         Args:
             values: The values.
+
+        Raises:
+            RunError: The disk is full.
         """
         for value in values:
             self._last.append(value)
             if len(self._last) == _CHUNK:
-                self._packed.append(_pack(self._last))
+                self._packed.append(self._kept(_pack(self._last)))
                 self._last = []
 
     def __len__(self) -> int:
@@ -47,8 +63,8 @@ class Packed(Sequence[T], Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Unpack the values one after another."""
-        for chunk in self._packed:
-            yield from _unpack(chunk)
+        for number in range(len(self._packed)):
+            yield from self._chunk(number)
         yield from self._last
 
     @overload
@@ -69,8 +85,31 @@ class Packed(Sequence[T], Generic[T]):
             found.append(chunk[place % _CHUNK])
         return found
 
+    def _kept(self, chunk: bytes | list[T]) -> tuple[int, int] | list[T]:
+        if not isinstance(chunk, bytes):
+            return chunk
+        place = self._end, len(chunk)
+        try:
+            self._file.seek(self._end)
+            self._file.write(chunk)
+            self._file.flush()
+        except OSError as error:
+            raise RunError(
+                f"the rows do not fit into the folder for temporary files, {tempfile.gettempdir()} "
+                f"({error.strerror}): free some space, or set TMPDIR to another folder"
+            ) from error
+        self._end += len(chunk)
+        return place
+
     def _chunk(self, number: int) -> list[T]:
-        return _unpack(self._packed[number]) if number < len(self._packed) else self._last
+        if number == len(self._packed):
+            return self._last
+        chunk = self._packed[number]
+        if isinstance(chunk, list):
+            return chunk
+        offset, size = chunk
+        self._file.seek(offset)
+        return pickle.loads(zlib.decompress(self._file.read(size)))
 
 
 def _pack(values: list[Any]) -> bytes | list[Any]:
@@ -79,7 +118,3 @@ def _pack(values: list[Any]) -> bytes | list[Any]:
     except Exception:
         # The row of a plugin's task, which may be anything.
         return values
-
-
-def _unpack(chunk: bytes | list[Any]) -> list[Any]:
-    return pickle.loads(zlib.decompress(chunk)) if isinstance(chunk, bytes) else chunk

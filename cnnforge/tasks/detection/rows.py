@@ -118,10 +118,10 @@ def csv_table_parts(rows: Sequence[Detections]) -> Iterator[str]:
 
 def summary(rows: Sequence[Detections]) -> str:
     """Return a text with the number of objects in all images."""
-    read = [row for row in rows if row.error is None]
+    counts = Counter(len(row.objects) for row in rows if row.error is None)
+    read, empty = counts.total(), counts[0]
     if not read:
         return ""
-    count = sum(len(row.objects) for row in read)
-    empty = sum(not row.objects for row in read)
-    text = f"{count} object{'s' * (count != 1)} in {len(read)} image{'s' * (len(read) != 1)}"
+    count = sum(objects * images for objects, images in counts.items())
+    text = f"{count} object{'s' * (count != 1)} in {read} image{'s' * (read != 1)}"
     return f"{text}, {empty} of them without objects" if empty else text

@@ -377,7 +377,11 @@ class Detection(Task):
 
     def csv_table(self, rows: Sequence[Row]) -> str:
         """Convert rows to CSV, with a line for each object and for each image without objects."""
-        return tables.csv_table(cast("Sequence[Detections]", rows))
+        return "".join(self.csv_parts(rows))
+
+    def csv_parts(self, rows: Sequence[Row]) -> Iterator[str]:
+        """Yield the text of `csv_table` in parts."""
+        return tables.csv_table_parts(cast("Sequence[Detections]", rows))
 
     def csv_parts(self, rows: Sequence[Row]) -> Iterator[str]:
         """Convert rows to CSV in parts: the text of all is that of `csv_table`."""
