@@ -84,6 +84,9 @@ def supervise(
     finally:
         process.kill()
         process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
     errors = [line[len(ERROR) :] for line in held if line.startswith(ERROR)]
     if desk.ask(rank=rank, code=code, errors=errors):
         raise WorkerDied(f"worker {rank} ended with {code}")
