@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
     from cnnforge.plugin_host.discovery import Plugins
-    from cnnforge.prediction import FileInputs, Predictor, RunData, SampleInputs
+    from cnnforge.prediction import Predictor, RunData
+    from cnnforge.prediction.inputs import Inputs
     from cnnforge.runs import RunDirectory
     from cnnforge.runs.requirements import Requirement
 
@@ -148,7 +149,7 @@ def _import_keras() -> None:
     import_keras()
 
 
-def show_found(inputs: Sequence[FileInputs | SampleInputs]) -> None:
+def show_found(inputs: Sequence[Inputs]) -> None:
     """Print what was found in the data: one line for each input, and its notes, on stderr."""
     from cnnforge.cli import _render
 
@@ -159,12 +160,12 @@ def show_found(inputs: Sequence[FileInputs | SampleInputs]) -> None:
             _render.message(f"note: {note}")
 
 
-def found_as_dict(each: FileInputs | SampleInputs) -> dict[str, Any]:
+def found_as_dict(each: Inputs) -> dict[str, Any]:
     """Return what was found in an input, with its notes, as plain values for JSON."""
     return {**each.summary.as_dict(), "notes": list(_notes(each))}
 
 
-def _notes(each: FileInputs | SampleInputs) -> tuple[str, ...]:
+def _notes(each: Inputs) -> tuple[str, ...]:
     from cnnforge.prediction import SampleInputs
 
     if not isinstance(each, SampleInputs):

@@ -67,7 +67,15 @@ from cnnforge.data.placement import Placement, Placing, letterbox
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import Parts, choose_parts, singleton_classes_note, stratified_split
-from cnnforge.data.stored import ImageSource, StoredImage, reader_of, source_path
+from cnnforge.data.stored import (
+    ImageSource,
+    PicturePart,
+    PictureParts,
+    StoredImage,
+    reader_of,
+    source_path,
+    stored_content,
+)
 from cnnforge.data.summary import DataSummary, count_causes, summarize
 from cnnforge.data.transforms import compose, transform_points, translations
 from cnnforge.utils.names import normal_name, printable
@@ -103,6 +111,8 @@ __all__ = [
     "Parts",
     "Picture",
     "PictureFile",
+    "PicturePart",
+    "PictureParts",
     "Placement",
     "Placing",
     "Role",
@@ -155,6 +165,7 @@ __all__ = [
     "skipped_summary",
     "source_path",
     "split_role",
+    "stored_content",
     "stratified_split",
     "subfolders",
     "summarize",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BufferedReader, BytesIO
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from cnnforge.data.dataset import SkippedFile
 
 _MAX_BYTES = 2**30
 # Max size of a file that is read into memory at once, in bytes.
@@ -41,6 +44,50 @@ class StoredImage(NamedTuple):
         if self.size > _MAX_BYTES:
             raise ValueError(f"{self.size} bytes, at most {_MAX_BYTES} are read")
         return BytesIO(self.read(self.offset, self.size))
+
+
+class _Content(NamedTuple):
+    """Bytes that are read as a file is."""
+
+    content: bytes
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        return self.content[offset : offset + size]
+
+
+def stored_content(path: str, content: bytes) -> StoredImage:
+    """Return an image file whose content is in memory.
+
+    Args:
+        path: Name for messages.
+        content: The content of the file.
+    """
+    return StoredImage(path, _Content(content), 0, len(content))
+
+
+class PicturePart(NamedTuple):
+    """Some consecutive images of a dataset. Another process can read them.
+
+    Attributes:
+        images: Number of images.
+        read: Function that yields each image: an `ImageSource`, or a `SkippedFile` if it is
+            missing. `pickle` must be able to write the function.
+    """
+
+    images: int
+    read: Callable[[], Iterator[ImageSource | SkippedFile]]
+
+
+class PictureParts(NamedTuple):
+    """The images of a dataset in parts, which several processes read at the same time.
+
+    Attributes:
+        name: Name of the dataset.
+        parts: The parts, in the order of the images.
+    """
+
+    name: str
+    parts: Sequence[PicturePart]
 
 
 ImageSource = str | os.PathLike[str] | StoredImage

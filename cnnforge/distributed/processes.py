@@ -16,8 +16,8 @@ from cnnforge.errors import CnnforgeError
 
 # The path of a Unix socket has at most 107 bytes. Ray appends to the name of its folder
 # `/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store`.
-_MAX_PATH = 107 - 66
-_PREFIX = "cnnforge-ray-"
+_MAX_PATH = 107 - 64
+_PREFIX = "cnnforge-"
 _NAME = re.compile(rf"{_PREFIX}(\d+)-\w+")
 _INNER = "r"
 

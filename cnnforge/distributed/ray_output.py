@@ -16,6 +16,7 @@ _PROCESS = re.compile(r"Worker PID: (\d+)")
 _HOST = re.compile(r"Worker IP address: (\S+)")
 # Ray reports a worker that was killed because the machine has no memory left in another form.
 _NO_MEMORY = "due to memory pressure"
+_OF_RAY_DATA = re.compile(r"(?:MapWorker\()?MapBatches\((\w+)\)+")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -41,6 +42,8 @@ def lines_of(data: Mapping[str, Any]) -> Iterator[str]:
             yield from _about_workers(str(line))
         return
     name = data.get("actor_name") or data.get("task_name") or "worker"
+    # Ray Data puts the name of the class or function in other names.
+    name = _OF_RAY_DATA.sub(r"\1", name)
     host = data.get("ip")
     where = "" if host in (None, *_LOOPBACK, data.get("localhost")) else f" on {host}"
     for line in data.get("lines", ()):

@@ -41,6 +41,7 @@ from cnnforge.distributed.processes import Descendants, private_folder, ray_fold
 from cnnforge.distributed.ray_output import Show, shown_by, to_stderr
 from cnnforge.errors import CnnforgeError, message_of
 from cnnforge.utils.available_memory import available_memory
+from cnnforge.utils.held_back import held_back_stderr
 from cnnforge.utils.processors import usable_processors
 
 _LOOPBACK = "127.0.0.1"
@@ -103,7 +104,13 @@ def cluster(
     check_ray()
     check_answers(address, startup_timeout)
     with contextlib.ExitStack() as stack:
-        settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+        settings = {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DEDUP_LOGS": "0",
+            "RAY_COLOR_PREFIX": "0",
+            # Errors of Ray that matter are exceptions too.
+            "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),
+        }
         options: dict[str, Any] = {"address": address}
         if address == LOCAL:
             folder = stack.enter_context(private_folder())
@@ -172,8 +179,11 @@ class _Host(threading.Thread):
         Raises:
             CnnforgeError: Ray is not ready in time, or it cannot be started.
         """
-        super().start()
-        if not self._ready.wait(seconds):
+        # Ray writes lines about its start.
+        with held_back_stderr():
+            super().start()
+            is_ready = self._ready.wait(seconds)
+        if not is_ready:
             raise CnnforgeError(no_answer(self._address, seconds))
         if self._error is not None:
             raise CnnforgeError(_reason(self._address, self._error)) from self._error

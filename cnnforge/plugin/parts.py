@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnforge.plugin.base import DEFAULT_TASK, Spec, check_target
 from cnnforge.pretrained import PretrainedWeights
+
+if TYPE_CHECKING:
+    from cnnforge.data import PictureParts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +24,34 @@ class DatasetSpec(Spec):
         task: Name of the task whose targets the samples have; the same as `Dataset.task`.
         downloads: Whether `load` may download files when it gets no argument. A check of the whole
             plugin does not call it then.
+        in_parts: Import path `"module:function"` of a function `(argument: str | None) ->
+            PictureParts`, if `cnnforge predict --workers` can read the data in parts.
+            `PictureParts` is a class of `cnnforge.data`.
     """
 
     kind: ClassVar[str] = "dataset"
 
     task: str = DEFAULT_TASK
     downloads: bool = False
+    in_parts: str | None = None
+
+    def __post_init__(self) -> None:
+        super(DatasetSpec, self).__post_init__()
+        if self.in_parts is not None:
+            check_target(f"the function for parts of {self.kind} {self.name!r}", self.in_parts)
+
+    def load_in_parts(self) -> Callable[[str | None], PictureParts] | None:
+        """Import the function `in_parts`; `None` if the spec names none.
+
+        Raises:
+            PluginError: The module cannot be imported or has no such attribute.
+        """
+        return None if self.in_parts is None else self.resolve("in_parts", self.in_parts)
+
+    def load_all(self) -> None:
+        """Import everything that the spec names, or raise a `PluginError`."""
+        self.load()
+        self.load_in_parts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

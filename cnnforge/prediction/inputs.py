@@ -24,6 +24,7 @@ from cnnforge.data.references import path_reader
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.prediction.part_inputs import PartInputs, open_parts
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.samples import RunData, SampleInputs, natural_key, open_samples
 from cnnforge.prediction.tiles import predict_tiled
@@ -97,6 +98,10 @@ class FileInputs:
         return Image.fromarray(read_original(self.paths[number]))
 
 
+Inputs = FileInputs | SampleInputs | PartInputs
+"""Images to predict."""
+
+
 def find_inputs(
     named: Sequence[str],
     *,
@@ -104,7 +109,8 @@ def find_inputs(
     datasets: Registry[DatasetSpec],
     trained_on: RunData,
     tasks: Registry[TaskSpec] | None = None,
-) -> list[FileInputs | SampleInputs]:
+    in_parts: bool = False,
+) -> list[Inputs]:
     """Find the images to predict.
 
     Args:
@@ -114,16 +120,19 @@ def find_inputs(
         trained_on: The data that the model was trained on. If `named` contains this dataset, only
             its validation samples are predicted.
         tasks: Registry of the tasks; by default those of the installed plugins.
+        in_parts: Whether several workers predict the images. Datasets are then divided into parts,
+            and not opened.
 
     Returns:
         The inputs in the order of `named`. A file that is named twice, or is also in a named
         folder, is predicted once.
 
     Raises:
-        UsageError: A name is neither a file nor a folder nor a dataset.
+        UsageError: A name is neither a file nor a folder nor a dataset, or it is a dataset that
+            cannot be read in parts.
         DataError: No image was found.
     """
-    found: list[FileInputs | SampleInputs] = []
+    found: list[Inputs] = []
     seen: set[str] = set()
     # A shell replaces `new/*.png` by the names of all files, which are one input.
     for are_files, texts in groupby(named, _is_image_path):
@@ -133,6 +142,8 @@ def find_inputs(
         for text in texts:
             if os.path.isdir(text) and path_reader(text) == "images":
                 found.append(_new(_in_folder(text), seen))
+            elif in_parts:
+                found.append(open_parts(text, datasets))
             else:
                 found.append(
                     open_samples(

@@ -175,6 +175,31 @@ def load(
     trust_model: bool = False,
 ) -> Model:
     """Load the trained model of a run; see `cnnforge.load`, which calls this function."""
+    predictor, directory = load_predictor(
+        run, kernels=kernels, plugins=plugins, trust_model=trust_model
+    )
+    reopen = partial(
+        load,
+        directory.resolve(),
+        kernels=kernels,
+        plugins=tuple(plugins),
+        trust_model=trust_model,
+    )
+    return Model(predictor, directory, reopen)
+
+
+def load_predictor(
+    run: str | os.PathLike[str],
+    *,
+    kernels: Kernels = "auto",
+    plugins: Sequence[str] = (),
+    trust_model: bool = False,
+) -> tuple[Predictor, Path]:
+    """Load the predictor of a run; see `cnnforge.load`.
+
+    Returns:
+        The predictor, and the run directory.
+    """
     if isinstance(plugins, str):
         raise UsageError(f"plugins must be a list of files and modules: plugins=[{plugins!r}]")
     directory = RunDirectory.open(find_run(Path(run)))
@@ -186,14 +211,7 @@ def load(
     others = requirements.check(directory, loaded.records, model_only=True)
     with trusting_models(trust_model):
         predictor = open_predictor(directory, loaded, kernels=kernels, changed=changes_of(others))
-    reopen = partial(
-        load,
-        directory.path.resolve(),
-        kernels=kernels,
-        plugins=tuple(plugins),
-        trust_model=trust_model,
-    )
-    return Model(predictor, directory.path, reopen)
+    return predictor, directory.path
 
 
 def _joined(parts: list[Any]) -> Any:

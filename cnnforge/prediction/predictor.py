@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cnnforge.data import Dataset, Samples, UnreadableImage, printable
-from cnnforge.data.files import in_parallel
-from cnnforge.data.images import read_into
-from cnnforge.data.prefetch import MAX_BYTES, StepsPerCall, chunks, images_only
+from cnnforge.data import Dataset, Samples, printable
+from cnnforge.data.prefetch import StepsPerCall, chunks, images_only
+from cnnforge.prediction.read_images import ReadImages, group_size, read_images
 from cnnforge.tasks import Evaluation, Row, Source, Task, prediction_options
 from cnnforge.utils.structures import map_structure
 
@@ -139,26 +138,30 @@ class Predictor:
             UsageError: The task does not have an option, or a value is not valid.
         """
         values = prediction_options(self.task, options)
-        together = max(1, min(512, MAX_BYTES // int(np.prod(self.image_shape))))
+        together = group_size(self.image_shape)
         for first in range(0, len(paths), together):
             group = paths[first : first + together]
-            read = in_parallel(self._read, group)
-            good = [
-                (path, *image)
-                for path, image in zip(group, read, strict=True)
-                if not isinstance(image, UnreadableImage)
-            ]
-            rows: Sequence[Row] = ()
-            if good:
-                outputs = self._model.predict(np.stack([image for _, image, _ in good]))
-                sources = [Source(printable(path), size) for path, _, size in good]
-                rows = self.task.rows(outputs, sources, None, values)
-            found = iter(rows)
-            for path, image in zip(group, read, strict=True):
-                if isinstance(image, UnreadableImage):
-                    yield self.task.unread_row(printable(path), image.reason)
-                else:
-                    yield next(found)
+            read = read_images(group, self.image_shape, self.task.placing)
+            yield from self.predict_read(read, values)
+
+    def predict_read(self, read: ReadImages, values: Mapping[str, Any]) -> Iterator[Row]:
+        """Predict images that were read, in one call of the model.
+
+        Args:
+            read: The images.
+            values: All prediction options of the task, see `prediction_options`.
+
+        Yields:
+            One row per image. The row of an unreadable image contains the reason.
+        """
+        found: Iterator[Row] = iter(())
+        if len(read.pixels):
+            good = (name for name, why in zip(read.names, read.reasons, strict=True) if why is None)
+            sources = [Source(*each) for each in zip(good, read.sizes, strict=True)]
+            outputs = self._model.predict(read.pixels)
+            found = iter(self.task.rows(outputs, sources, None, values))
+        for name, why in zip(read.names, read.reasons, strict=True):
+            yield next(found) if why is None else self.task.unread_row(name, why)
 
     def predict_samples(
         self,
@@ -222,10 +225,3 @@ class Predictor:
         ]
         truth = self.task.truth(dataset, samples, indices)
         return self.task.rows(outputs, sources, truth, values)
-
-    def _read(self, path: str) -> tuple[np.ndarray, tuple[int, int]] | UnreadableImage:
-        pixels = np.empty(self.image_shape, np.uint8)
-        try:
-            return pixels, read_into(path, pixels, self.task.placing)
-        except UnreadableImage as error:
-            return error

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -33,6 +34,8 @@ EVALUATION = "evaluation.json"
 STATE_FOLDER = "last"
 _RUN_TABLE = "run"
 _MAX_TRIES = 1000
+# Number of lines that are formatted together.
+_CSV_LINES = 4096
 # Names of files of boxes that say nothing about the data.
 _GENERAL = ("data", "dataset", "annotations", "_annotations.coco")
 # Seconds until `claimed` tries again to lock a directory.
@@ -301,11 +304,21 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     r"""Format rows as CSV, with `\n` at the end of each line."""
+    return "".join(csv_parts(header, rows))
+
+
+def csv_parts(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Format rows as `to_csv` does, in parts of some thousand lines."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    lines = iter(rows)
+    while part := list(islice(lines, _CSV_LINES)):
+        writer.writerows(part)
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+    yield text.getvalue()
 
 
 def _toml(value: Any) -> str:

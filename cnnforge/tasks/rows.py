@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
-from cnnforge.runs import to_csv
+from cnnforge.runs import csv_parts as in_csv_parts
 
 
 class Source(NamedTuple):
@@ -92,12 +93,25 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
         CSV text. Its columns are `file`, those of `columns`, further columns of the rows in order
         of appearance, and `error` if a row has an error.
     """
+    return "".join(csv_parts(rows, columns))
+
+
+def csv_parts(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+    """Write rows as CSV in parts, see `csv_table`.
+
+    Args:
+        rows: The rows.
+        columns: Names of columns that are always present.
+
+    Yields:
+        Parts of the text.
+    """
     # The cells are made twice, because those of many rows take much more memory than the rows.
-    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row.cells())]))
+    names = list(dict.fromkeys(chain(columns, (name for row in rows for name in row.cells()))))
     with_error = any(row.error is not None for row in rows)
 
     def line(row: Row) -> list[str]:
         cells = row.cells()
         return [row.name, *(cells.get(n, "") for n in names), *[row.error or ""] * with_error]
 
-    return to_csv(["file", *names, *["error"] * with_error], map(line, rows))
+    yield from in_csv_parts(["file", *names, *["error"] * with_error], map(line, rows))

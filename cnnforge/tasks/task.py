@@ -8,7 +8,7 @@ in; plugins can declare other tasks with the hook `cnnforge_tasks`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from cnnforge.tasks.evaluators import Evaluator, MeanEvaluator
 from cnnforge.tasks.export_form import ExportForm
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.reports import Reports
-from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
+from cnnforge.tasks.rows import Row, Source, ValueRow, csv_parts, csv_table
 
 if TYPE_CHECKING:
     # Keras is imported only for type checks. Every command imports the manifest module of every
@@ -318,6 +318,13 @@ class Task(Reports):
     def csv_table(self, rows: Sequence[Row]) -> str:
         """Convert rows to CSV: `file`, the columns of the task, `error` if a row has an error."""
         return csv_table(rows, self.columns)
+
+    def csv_parts(self, rows: Sequence[Row]) -> Iterator[str]:
+        """Yield the text of `csv_table` in parts, so that many rows need little memory."""
+        if type(self).csv_table is not Task.csv_table:
+            yield self.csv_table(rows)
+        else:
+            yield from csv_parts(rows, self.columns)
 
     def summary(self, rows: Sequence[Row]) -> str:
         """Return a summary of all rows, in one line, that is shown to the user; empty for none."""

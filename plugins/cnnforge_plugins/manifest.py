@@ -76,6 +76,7 @@ def cnnforge_datasets() -> list[DatasetSpec]:
             name="parquet",
             target="cnnforge_plugins.datasets.parquet:load",
             summary="Parquet files of images, as on the Hugging Face hub, parquet:FILE or FOLDER",
+            in_parts="cnnforge_plugins.datasets.parquet:in_parts",
         ),
         DatasetSpec(
             name="tar",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cnnforge.prediction import FileInputs, SampleInputs
+    from cnnforge.prediction.inputs import Inputs
     from cnnforge.tasks import BoxOutput, Row, Task
 
-    Part = tuple[FileInputs | SampleInputs, Sequence[Row]]
+    Part = tuple[Inputs, Sequence[Row]]
 
 _JPEG = (".jpg", ".jpeg")
 _UNSAFE = re.compile(r"[^\w.-]+")
@@ -106,7 +106,7 @@ def _check_path(option: str, path: Path | None, *, is_folder: bool) -> None:
         raise UsageError(f"{option}: {path} cannot be written to")
 
 
-def _read(parts: Sequence[Part]) -> Iterator[tuple[Row, FileInputs | SampleInputs, int]]:
+def _read(parts: Sequence[Part]) -> Iterator[tuple[Row, Inputs, int]]:
     """Yield each row of an image that could be read, its input and its number there."""
     for part, rows in parts:
         for number, row in enumerate(rows):

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cnnforge.cli.terminal.pictures import TerminalPicture
-    from cnnforge.prediction import FileInputs, SampleInputs
+    from cnnforge.prediction.inputs import Inputs
     from cnnforge.tasks import BoxOutput, Row, Task
 
-    Part = tuple[FileInputs | SampleInputs, Sequence[Row]]
+    Part = tuple[Inputs, Sequence[Row]]
 
 # Max number of pictures.
 _MAX_SHOWN = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +22,11 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
+from cnnforge.cli.predict.spread import Spread
+from cnnforge.cli.workers.options import AddressOption, StartupTimeoutOption, WorkersOption
 
 if TYPE_CHECKING:
-    from cnnforge.prediction import FileInputs, SampleInputs
+    from cnnforge.prediction.inputs import Inputs
     from cnnforge.tasks import Row, Task
 
 _MAX_SHOWN = 40
@@ -100,6 +102,9 @@ def predict(
             "file. Ids are a column of the data, or the names of the files.",
         ),
     ] = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    startup_timeout: StartupTimeoutOption = None,
     kernels: KernelsOption = "auto",
     plugin: PluginOption = None,
     trust_model: TrustModelOption = False,
@@ -116,6 +121,9 @@ def predict(
     )
     inputs = [os.path.expanduser(text) for text in inputs]
     _check_output(output, submission)
+    spread = Spread.of(workers, address, startup_timeout)
+    if spread is not None:
+        spread.check(tile=tile, show=show, draw=draw)
     run = find_run(run)
     from cnnforge.data.references import check_local
 
@@ -135,6 +143,7 @@ def predict(
         datasets=trained.plugins.datasets,
         trained_on=trained.data,
         tasks=trained.plugins.tasks,
+        in_parts=spread is not None,
     )
     show_found(found)
     task = trained.predictor.task
@@ -156,14 +165,20 @@ def predict(
     )
     rows = PackedRows()
     ends = [0]
-    for part in found:
-        left = None if limit is None else limit - len(rows)
-        rows.extend(part.predict(trained.predictor, left, tiled=tile, **options))
-        ends.append(len(rows))
+    if spread is None:
+        predicting = nullcontext(
+            lambda part, left: part.predict(trained.predictor, left, tiled=tile, **options)
+        )
+    else:
+        predicting = spread.predicting(trained, run, options, kernels, plugin, trust_model)
+    with predicting as predicted:
+        for part in found:
+            rows.extend(predicted(part, None if limit is None else limit - len(rows)))
+            ends.append(len(rows))
     from cnnforge.cli import _render
     from cnnforge.errors import RunError
 
-    def parts() -> list[tuple[FileInputs | SampleInputs, list[Row]]]:
+    def parts() -> list[tuple[Inputs, list[Row]]]:
         # Unpacked only if they are needed.
         of_each = [rows[first:end] for first, end in pairwise(ends)]
         return list(zip(found, of_each, strict=True))
@@ -223,7 +238,7 @@ def _check_output(output: Path | None, submission: Path | None) -> None:
             raise UsageError(f"{option}: the folder {path.parent} cannot be written to")
 
 
-def _ids(found: Sequence[FileInputs | SampleInputs]) -> tuple[str, list[str]]:
+def _ids(found: Sequence[Inputs]) -> tuple[str, list[str]]:
     """Return the name of the ids, and the id of each row.
 
     Raises:
@@ -268,7 +283,7 @@ def _write(
             dictionaries = LazyList(rows, lambda row: row.as_dict())
             files.append((output, chain(json_parts(dictionaries), ["\n"])))
         else:
-            files.append((output, [task.csv_table(rows)]))
+            files.append((output, task.csv_parts(rows)))
     if submission is not None and ids is not None:
         name, own = ids
         files.append((submission, [task.submission(rows, own[: len(rows)], name)]))
@@ -285,8 +300,10 @@ def _show(rows: Sequence[Row], task: Task, output: Path | None) -> None:
     unread = [row for row in rows if row.error is not None]
     # On a terminal, a column of long reasons leaves too little space for the other columns.
     apart = _render.is_terminal() and 0 < len(unread) < len(rows)
-    listed = [row for row in rows if row.error is None] if apart else rows
-    shown = listed if output is None else listed[:_MAX_SHOWN]
+    listed = (row for row in rows if row.error is None or not apart)
+    count = len(rows) - len(unread) * apart
+    # There may be millions of rows in a file.
+    shown = list(listed if output is None else islice(listed, _MAX_SHOWN))
     cells = [row.shown() for row in shown]
     names = dict.fromkeys([*task.columns, *(name for columns in cells for name in columns)])
     with_error = bool(unread) and not apart
@@ -295,8 +312,8 @@ def _show(rows: Sequence[Row], task: Task, output: Path | None) -> None:
         for row, columns in zip(shown, cells, strict=True)
     ]
     _render.table(["file", *names, *["error"] * with_error], table)
-    if len(shown) < len(listed):
-        _render.message(f"{len(listed) - len(shown)} more rows are in {output}")
+    if len(shown) < count:
+        _render.message(f"{count - len(shown)} more rows are in {output}")
     if 0 < len(unread) < len(rows):
         _render.message(f"{len(unread)} of {len(rows)} images could not be read")
     if apart:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cnnforge.runs import to_csv
+from cnnforge.runs import csv_parts
 
 # Columns of a CSV table that has a line for each object.
 _COLUMNS = ("label", "confidence", "x1", "y1", "x2", "y2")
@@ -90,27 +90,42 @@ def csv_table(rows: Sequence[Detections]) -> str:
         rows: The rows.
 
     Returns:
-        CSV text with the columns `file`, `label`, `confidence`, `x1`, `y1`, `x2`, `y2`, and `error`
-        if a row has an error. An image without objects has one line, whose other cells are empty.
+        CSV text, see `csv_table_parts`.
+    """
+    return "".join(csv_table_parts(rows))
+
+
+def csv_table_parts(rows: Sequence[Detections]) -> Iterator[str]:
+    """Convert rows to CSV with a line for each object.
+
+    Args:
+        rows: The rows.
+
+    Returns:
+        Parts of CSV text with the columns `file`, `label`, `confidence`, `x1`, `y1`, `x2`, `y2`,
+        and `error` if a row has an error. An image without objects has one line, whose other cells
+        are empty.
     """
     with_error = any(row.error is not None for row in rows)
-    lines = []
-    for row in rows:
-        error = [row.error or ""] * with_error
-        for each in row.objects:
-            box = [f"{value:.2f}" for value in each.box]
-            lines.append([row.name, each.label, f"{each.confidence:.6f}", *box, *error])
-        if not row.objects:
-            lines.append([row.name, *[""] * len(_COLUMNS), *error])
-    return to_csv(["file", *_COLUMNS, *["error"] * with_error], lines)
+
+    def lines() -> Iterator[list[str]]:
+        for row in rows:
+            error = [row.error or ""] * with_error
+            for each in row.objects:
+                box = [f"{value:.2f}" for value in each.box]
+                yield [row.name, each.label, f"{each.confidence:.6f}", *box, *error]
+            if not row.objects:
+                yield [row.name, *[""] * len(_COLUMNS), *error]
+
+    return csv_parts(["file", *_COLUMNS, *["error"] * with_error], lines())
 
 
 def summary(rows: Sequence[Detections]) -> str:
     """Return a text with the number of objects in all images."""
-    read = [row for row in rows if row.error is None]
+    counts = Counter(len(row.objects) for row in rows if row.error is None)
+    read, empty = counts.total(), counts[0]
     if not read:
         return ""
-    count = sum(len(row.objects) for row in read)
-    empty = sum(not row.objects for row in read)
-    text = f"{count} object{'s' * (count != 1)} in {len(read)} image{'s' * (len(read) != 1)}"
+    count = sum(objects * images for objects, images in counts.items())
+    text = f"{count} object{'s' * (count != 1)} in {read} image{'s' * (read != 1)}"
     return f"{text}, {empty} of them without objects" if empty else text

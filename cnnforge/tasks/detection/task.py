@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -377,7 +377,11 @@ class Detection(Task):
 
     def csv_table(self, rows: Sequence[Row]) -> str:
         """Convert rows to CSV, with a line for each object and for each image without objects."""
-        return tables.csv_table(cast("Sequence[Detections]", rows))
+        return "".join(self.csv_parts(rows))
+
+    def csv_parts(self, rows: Sequence[Row]) -> Iterator[str]:
+        """Yield the text of `csv_table` in parts."""
+        return tables.csv_table_parts(cast("Sequence[Detections]", rows))
 
     def summary(self, rows: Sequence[Row]) -> str:
         """Return a text with the number of objects in all images."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from cnnforge.data import (
     DataOptions,
     Dataset,
+    ImageSource,
     PictureFile,
+    PicturePart,
+    PictureParts,
     Role,
     SkippedFile,
     StoredImage,
     normal_name,
     printable,
     split_role,
+    stored_content,
 )
-from cnnforge.errors import DataError
+from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets._columns import (
     FILE_NAMES,
     LABEL_NAMES,
@@ -36,6 +41,10 @@ from cnnforge_plugins.datasets.shared.shards import Shard, dataset_of_pictures, 
 from cnnforge_plugins.datasets.table import load as load_table
 
 _BATCH = 64
+# Min number of rows of a part.
+_MIN_PART = 512
+_NO_IMAGE = "the cell has no image"
+_ALONE = "several workers predict images without labels and splits, so leave out --workers"
 _FIX = "expected a column of labels, with the name label, and one value for each image"
 
 
@@ -213,27 +222,122 @@ def _read(
     for batch in file.iter_batches(batch_size=_BATCH, columns=wanted):
         cells = {name: batch.column(name).to_pylist() for name in wanted}
         for place, image in enumerate(cells[columns.image]):
-            path = os.path.join(shard.path, f"row {row}")
-            row += 1
+            cell = _cell(image, os.path.join(shard.path, f"row {row}"), folder)
             label = None
             if columns.label is not None:
-                label = _label(shown, row - 1, cells[columns.label][place], columns.classes)
+                label = _label(shown, row, cells[columns.label][place], columns.classes)
+            row += 1
             split: Role | Literal[""] = shard.split
             if columns.split is not None:
                 split = split_role(cells[columns.split][place] or "") or split
-            content, own = image, None
-            if isinstance(image, dict):
-                content, own = image.get("bytes"), image.get("path")
             stored = None
-            if content:
-                stored = StoredImage(path, spool.read, spool.add(content), len(content))
-            elif own and os.path.isfile(os.path.join(folder, own)):
-                path = os.path.normpath(os.path.join(folder, own))
-            else:
-                reason = f"there is no file {printable(own)}" if own else "the cell has no image"
-                skipped.append(SkippedFile(path, reason))
+            if cell.content:
+                size = len(cell.content)
+                stored = StoredImage(cell.path, spool.read, spool.add(cell.content), size)
+            elif cell.reason:
+                skipped.append(SkippedFile(cell.path, cell.reason))
                 continue
-            files.append(PictureFile(path, label, split, stored=stored))
+            files.append(PictureFile(cell.path, label, split, stored=stored))
+
+
+class _Cell(NamedTuple):
+    """An image in a file.
+
+    Attributes:
+        path: Its name, or the path of the file that the cell names.
+        content: Its bytes; `None` if they are in a file of their own, or missing.
+        reason: The reason if there is no image; otherwise empty.
+    """
+
+    path: str
+    content: bytes | None = None
+    reason: str = ""
+
+
+def _cell(image: Any, path: str, folder: str) -> _Cell:
+    """Understand the value of a cell; `folder` is that of the Parquet file."""
+    content, own = image, None
+    if isinstance(image, dict):
+        content, own = image.get("bytes"), image.get("path")
+    if content:
+        return _Cell(path, content)
+    if own and os.path.isfile(os.path.join(folder, own)):
+        return _Cell(os.path.normpath(os.path.join(folder, own)))
+    return _Cell(path, None, f"there is no file {printable(own)}" if own else _NO_IMAGE)
+
+
+def in_parts(argument: str | None) -> PictureParts:
+    """Divide Parquet files of images without labels into parts, for a prediction by many workers.
+
+    Args:
+        argument: See `load`.
+
+    Returns:
+        The parts: row groups of the files, at least 512 rows together.
+
+    Raises:
+        CnnforgeError: If pyarrow is not installed.
+        UsageError: If there is no such file, or the images have labels or a column of splits.
+        DataError: If a file is damaged or has no column of images.
+    """
+    _, shards = find_shards("parquet", argument, ".parquet")
+    where = printable(os.path.expanduser(argument or ""))
+    options = DataOptions(purpose="prediction")
+    parts: list[PicturePart] = []
+    rows = labelled = 0
+    skips_tests = any(shard.split == "train" for shard in shards)
+    for shard in shards:
+        columns = _content(shard, options)
+        if columns is None or columns.split is not None:
+            what = "names of pictures" if columns is None else "a column of splits"
+            raise UsageError(f"{printable(shard.path)} has {what}: {_ALONE}")
+        with opened_parquet(shard.path) as file:
+            labelled += _labelled(shard, file, columns)
+            rows += file.metadata.num_rows
+            if not (skips_tests and shard.split == "test"):
+                parts += _parts(shard, file, columns.image)
+    if rows and labelled == rows:
+        raise UsageError(f"the images of {where} have labels: {_ALONE}")
+    return PictureParts(f"parquet:{os.path.abspath(os.path.expanduser(argument or ''))}", parts)
+
+
+def _labelled(shard: Shard, file: Any, columns: _Columns) -> int:
+    if columns.label is None:
+        return 0
+    shown, found = printable(shard.path), 0
+    for batch in file.iter_batches(batch_size=4096, columns=[columns.label]):
+        labels = batch.column(0).to_pylist()
+        found += sum(_label(shown, 0, label, columns.classes) is not None for label in labels)
+    return found
+
+
+def _parts(shard: Shard, file: Any, image: str) -> Iterator[PicturePart]:
+    """Yield the parts of a file: row groups, and small ones together."""
+    path, first, count, groups = os.path.abspath(shard.path), 0, 0, []
+    for number in range(file.num_row_groups):
+        groups.append(number)
+        count += file.metadata.row_group(number).num_rows
+        if count >= _MIN_PART or number == file.num_row_groups - 1:
+            read = partial(_images_of_part, path, shard.path, image, tuple(groups), first)
+            if count:
+                yield PicturePart(count, read)
+            first, count, groups = first + count, 0, []
+
+
+def _images_of_part(
+    path: str, name: str, image: str, groups: Sequence[int], first: int
+) -> Iterator[ImageSource | SkippedFile]:
+    """Yield the images of row groups of a file. Another process may call this."""
+    row, folder = first, os.path.dirname(path)
+    with opened_parquet(path) as file:
+        for batch in file.iter_batches(batch_size=_BATCH, row_groups=list(groups), columns=[image]):
+            for value in batch.column(0).to_pylist():
+                cell = _cell(value, os.path.join(name, f"row {row}"), folder)
+                row += 1
+                if cell.content:
+                    yield stored_content(cell.path, cell.content)
+                else:
+                    yield SkippedFile(cell.path, cell.reason) if cell.reason else cell.path
 
 
 def _label(shown: str, row: int, value: Any, classes: Sequence[str]) -> str | None:

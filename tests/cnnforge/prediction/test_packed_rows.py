@@ -2,6 +2,7 @@
 
 import pytest
 
+from cnnforge.errors import RunError
 from cnnforge.prediction.packed_rows import PackedRows
 from cnnforge.tasks.classification import Prediction
 
@@ -33,7 +34,7 @@ def test_rows_take_little_memory():
     rows = PackedRows()
     rows.extend(given)
     # A row takes 430 bytes if it is not packed.
-    assert sum(map(len, rows._packed)) < 40 * len(given)
+    assert rows._end < 40 * len(given)
     assert not rows._last
 
 
@@ -47,3 +48,24 @@ def test_rows_that_cannot_be_pickled():
     rows.extend(given)
     assert list(rows) == given
     assert rows[3] is given[3]
+
+
+def test_many_rows_are_in_a_file(monkeypatch):
+    monkeypatch.setattr("cnnforge.prediction.packed_rows._IN_MEMORY", 1000)
+    given = [prediction(number) for number in range(1500)]
+    rows = PackedRows()
+    rows.extend(given)
+    assert rows._file._rolled
+    assert list(rows) == given
+    rows.extend(given[:600])
+    assert rows[1400:] == [*given[1400:], *given[:600]]
+
+
+def test_a_full_disk_is_named(monkeypatch):
+    def fails(_):
+        raise OSError(28, "No space left on device")
+
+    rows = PackedRows()
+    monkeypatch.setattr(rows._file, "write", fails)
+    with pytest.raises(RunError, match=r"\(No space left on device\): free some space, or set TMP"):
+        rows.extend(map(prediction, range(512)))

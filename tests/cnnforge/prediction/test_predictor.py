@@ -81,7 +81,7 @@ def test_samples_are_classified_in_their_order(predictor: Predictor) -> None:
 def test_each_file_has_its_row_whatever_is_wrong_with_it(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnnforge.prediction.predictor.MAX_BYTES", 12)
+    monkeypatch.setattr("cnnforge.prediction.read_images.MAX_BYTES", 12)
     paths = [write_image(tmp_path / f"{n}.png", 255 * (n % 2)) for n in range(8)]
     for number in (0, 3, 4, 5):
         Path(paths[number]).write_bytes(b"<html>")

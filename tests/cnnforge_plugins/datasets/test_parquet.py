@@ -3,15 +3,16 @@
 import io
 import json
 import os
+import pickle
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnforge.data import DataOptions
+from cnnforge.data import DataOptions, SkippedFile
 from cnnforge.errors import CnnforgeError, DataError, UsageError
-from cnnforge_plugins.datasets.parquet import load
+from cnnforge_plugins.datasets.parquet import in_parts, load
 from cnnforge_plugins.datasets.shared import parquet_file
 from cnnforge_plugins.datasets.table import load as load_table
 
@@ -261,3 +262,59 @@ def test_files_that_are_not_there_are_named(tmp_path):
         opened(tmp_path)
     with pytest.raises(UsageError, match="there is no file"):
         opened(tmp_path / "x.parquet")
+
+
+def names_and_reasons(parts):
+    """The names of the images of parts, and the reason of each that is missing."""
+    for part in parts:
+        found = list(pickle.loads(pickle.dumps(part.read))())
+        assert len(found) == part.images
+        for each in found:
+            if isinstance(each, SkippedFile):
+                yield each.path, each.reason
+            elif isinstance(each, str):
+                yield each, None
+            else:
+                assert pixels(each.open().getvalue()).shape == (5, 6, 3)
+                yield each.path, None
+
+
+def test_parts_have_the_images_of_the_dataset_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("cnnforge_plugins.datasets.parquet._MIN_PART", 5)
+    cells = images(13)
+    cells[4] = {"bytes": None, "path": "gone.png"}
+    cells[5] = None
+    cells[6] = {"bytes": None, "path": "near.png"}
+    (tmp_path / "near.png").write_bytes(png(99))
+    write(tmp_path / "a.parquet", {"image": cells}, row_group_size=2)
+    write(tmp_path / "b.parquet", {"image": [png(n) for n in range(8)]}, row_group_size=8)
+    name, parts = in_parts(str(tmp_path))
+    dataset = opened(tmp_path, "prediction")
+    assert name == dataset.name
+    assert [part.images for part in parts] == [6, 6, 1, 8]
+    found = list(names_and_reasons(parts))
+    assert [path for path, reason in found if reason is None] == list(dataset.train.names)
+    assert sorted(each for each in found if each[1] is not None) == list(dataset.skipped)
+
+
+def test_parts_leave_out_the_test_split_as_the_dataset_does(tmp_path):
+    write(tmp_path / "train-0.parquet", {"image": images(3)})
+    write(tmp_path / "test-0.parquet", {"image": images(2, 20)})
+    _, parts = in_parts(str(tmp_path / "t*.parquet"))
+    names = [path for path, _ in names_and_reasons(parts)]
+    assert names == list(opened(tmp_path / "t*.parquet", "prediction").train.names)
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": images(6), "label": [0, 1] * 3}, r"the images of .* have labels: .* leave out"),
+        ({"image": images(2), "split": ["train", "test"]}, "has a column of splits: several"),
+        ({"image": ["a.png", "b.png"]}, "has names of pictures: several workers"),
+    ],
+)
+def test_files_that_are_not_predicted_in_parts(tmp_path, columns, message):
+    path = write(tmp_path / "x.parquet", columns)
+    with pytest.raises(UsageError, match=message):
+        in_parts(path)
