@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cnnforge.cli._common import print_json
+from cnnforge.cli._common import load_plugins, print_json
 
 if TYPE_CHECKING:
     from cnnforge.configuration import TrainingOptions
@@ -143,6 +143,38 @@ def resolve_for_model(
         plugins = discover(chosen.get("plugin", ()))
     spec = _model_of(chosen, plugins)
     return resolve(given, configured, {} if spec is None else defaults_for(spec, chosen))
+
+
+def check_new(
+    given: dict[str, Any], configured: dict[str, Any], epochs: str | None
+) -> tuple[TrainingOptions, Plugins]:
+    """Check the options of a new run, without Keras.
+
+    Args:
+        given: Options from the command line, by name. `epochs` is added to them.
+        configured: Options from a config file, by name.
+        epochs: Value of `--epochs`, or `None`.
+
+    Returns:
+        The options, and the plugins.
+
+    Raises:
+        CnnforgeError: An option, a name or the data are wrong.
+    """
+    from cnnforge.configuration import parse_epochs
+    from cnnforge.data.references import find_dataset
+
+    if epochs is not None:
+        given["epochs"] = parse_epochs(epochs)
+    plugins = load_plugins(given.get("plugin", configured.get("plugin", ())))
+    options, _ = resolve_for_model(given, configured, plugins)
+    for names, registry in (
+        (options.callback, plugins.callbacks),
+        (options.augment, plugins.augmentations),
+    ):
+        _ = [registry[name.partition(":")[0]] for name in names]
+    find_dataset(options.data, plugins.datasets)
+    return options, plugins
 
 
 def _model_of(chosen: Mapping[str, Any], plugins: Plugins) -> ModelSpec | None:

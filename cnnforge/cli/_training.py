@@ -19,10 +19,8 @@ from cnnforge.utils.names import printable
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
-    from cnnforge.configuration import TrainingOptions
     from cnnforge.distributed.joining import Joining
     from cnnforge.distributed.workers import Workers
-    from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.tasks import Evaluation
     from cnnforge.training import BatchesDone, Event, Session
 
@@ -76,6 +74,8 @@ def prepare(
         return training.resume(
             resume, {**configured, **given}, epochs, load_plugins, _render.message, workers
         )
+    from cnnforge.cli._train_options import check_new
+
     # Checked before the import of Keras, which takes seconds.
     options, plugins = check_new(given, configured, epochs)
     _render.message(
@@ -94,39 +94,6 @@ def prepare(
     claims.enter_context(session.run.claimed())
     workers.from_first(session.run.path.name)
     return session
-
-
-def check_new(
-    given: dict[str, Any], configured: dict[str, Any], epochs: str | None
-) -> tuple[TrainingOptions, Plugins]:
-    """Check the options of a new run, without Keras.
-
-    Args:
-        given: Options from the command line, by name. `epochs` is added to them.
-        configured: Options from a config file, by name.
-        epochs: Value of `--epochs`, or `None`.
-
-    Returns:
-        The options, and the plugins.
-
-    Raises:
-        CnnforgeError: An option, a name or the data are wrong.
-    """
-    from cnnforge.cli._train_options import resolve_for_model
-    from cnnforge.configuration import parse_epochs
-    from cnnforge.data.references import find_dataset
-
-    if epochs is not None:
-        given["epochs"] = parse_epochs(epochs)
-    plugins = load_plugins(given.get("plugin", configured.get("plugin", ())))
-    options, _ = resolve_for_model(given, configured, plugins)
-    for names, registry in (
-        (options.callback, plugins.callbacks),
-        (options.augment, plugins.augmentations),
-    ):
-        _ = [registry[name.partition(":")[0]] for name in names]
-    find_dataset(options.data, plugins.datasets)
-    return options, plugins
 
 
 def train_and_report(

@@ -309,11 +309,13 @@ def _signal(code: int) -> str:
 
 def _work(config: dict[str, Any]) -> None:
     """Supervise a worker, in the process of Ray."""
+    import ray
     import ray.train
 
     threads = str(config["processors"])
     supervise(
         ray.train.get_context().get_world_rank(),
+        ray.get_runtime_context().get_node_id(),
         config["desk"],
         config["place"],
         config["command"],

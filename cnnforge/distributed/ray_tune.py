@@ -108,7 +108,11 @@ class RayTune:
         storage = tempfile.mkdtemp(prefix=".ray-", dir=self.folder)
         try:
             supervised = tune.with_parameters(
-                _supervise, start=self.start, desk=desk, place=self.place
+                _supervise,
+                start=self.start,
+                desk=desk,
+                place=self.place,
+                processors=processors,
             )
             tune.Tuner(
                 tune.with_resources(supervised, {"cpu": processors}),
@@ -177,10 +181,9 @@ def _supervise(
     start: Callable[[int], Process],
     desk: Desk,
     place: Place,
+    processors: int,
 ) -> None:
     """Run the process of a trial on the machine of a worker, and pass on its messages."""
-    import ray
-
     number = config["trial"]
     missing = place.enter()
     if missing:
@@ -191,8 +194,7 @@ def _supervise(
         return
     if order["resume"]:
         wait_until_free(Path(order["resume"]))
-    threads = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-    process = start(int(threads))
+    process = start(processors)
     ended = threading.Event()
     try:
         watch = threading.Thread(target=_pass_on_stop, args=(desk, process, ended), daemon=True)

@@ -31,12 +31,18 @@ class WorkerDied(RuntimeError):
 
 
 def supervise(
-    rank: int, desk: Desk, place: Place, command: Sequence[str], environment: Mapping[str, str]
+    rank: int,
+    node: str,
+    desk: Desk,
+    place: Place,
+    command: Sequence[str],
+    environment: Mapping[str, str],
 ) -> None:
     """Run the command of a worker, and tell the desk what happens.
 
     Args:
         rank: Number of the worker, from 0.
+        node: Name that Ray has for this machine.
         desk: The desk. Its questions have the keys `rank` and one of `missing`, `begins`, `line`
             and `code`.
         place: What this machine has to see.
@@ -46,13 +52,10 @@ def supervise(
     Raises:
         WorkerDied: The process of the command wants all workers to start again.
     """
-    import ray
-
     missing = place.enter()
     if missing:
         desk.ask(rank=rank, missing=missing)
         return
-    node = ray.get_runtime_context().get_node_id()
     order = desk.ask(rank=rank, begins=True, host=host(), node=node, process=os.getpid())
     if order is None:
         return
@@ -81,6 +84,9 @@ def supervise(
     finally:
         process.kill()
         process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
     errors = [line[len(ERROR) :] for line in held if line.startswith(ERROR)]
     if desk.ask(rank=rank, code=code, errors=errors):
         raise WorkerDied(f"worker {rank} ended with {code}")

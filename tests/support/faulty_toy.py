@@ -2,8 +2,9 @@
 
 `TOY_SIGNAL`: number of a signal, and of the reading of a batch at which the process sends it to
 itself, such as `9 4`. `TOY_MEMORY`: number of the reading at which there is no memory left.
-`TOY_SEED`: seed of the images. `TOY_WAIT`: seconds that each reading of training images takes. `ONE_BATCH` is Python code that makes the loop read and save after
-every batch, and leaves out what comes after the training.
+`TOY_SEED`: seed of the images. `TOY_WAIT`: seconds that each reading of training images takes.
+`ONE_BATCH` is Python code that makes the loop read and save after every batch, and leaves out what
+comes after the training.
 """
 
 import os

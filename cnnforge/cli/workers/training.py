@@ -46,7 +46,7 @@ def train_with_workers(
         typer.Exit: Training was interrupted by a signal.
     """
     from cnnforge.cli import _ctrl_c, _render
-    from cnnforge.cli._training import check_new
+    from cnnforge.cli._train_options import check_new
     from cnnforge.distributed.machines import Place
     from cnnforge.distributed.ray_train import RayTrain
     from cnnforge.runs import RunDirectory

@@ -1,0 +1,189 @@
+"""T28: trainings with two workers of Ray, in which something dies, end with the same bits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faulty_toy
+import pytest
+from cluster_command import Command, parent_of, processes_with
+from forked import SLOW
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SLOW, reason="make test-cluster")]
+
+EPOCHS = 40
+RUN = Path("runs", "small-toy-001")
+OPTIONS = (
+    *("--data", "toy", "--kernels", "keras", "--batch-size", "8"),
+    *("--optimizer", "adam", "--augment", "shift:1", "--epochs", str(EPOCHS)),
+    *("--plugin", faulty_toy.__file__, "--output", "runs", "--workers", "2", "--json"),
+)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Any]:
+    """Return a function that starts a command in `tmp_path`."""
+    commands = []
+
+    def start(*arguments: str | Path, **environment: str) -> Command:
+        commands.append(Command(tmp_path, *arguments, **environment))
+        return commands[-1]
+
+    yield start
+    for each in commands:
+        each.end()
+
+
+def train(start: Any) -> Command:
+    """Start a training whose epochs take about a second."""
+    return start("train", "small", *OPTIONS, TOY_WAIT="0.7")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of a training that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = Command(folder, "train", "small", *OPTIONS)
+    try:
+        assert command.wait() == 0, command.err
+        return {"json": json.loads(command.out), "rows": rows(folder / RUN)}
+    finally:
+        command.end()
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """Return the metrics of each epoch, without its time."""
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    timed = ("seconds", "images_per_second", "waiting")
+    return [{k: v for k, v in row.items() if k not in timed} for row in found]
+
+
+def workers_of(folder: Path) -> dict[int, int]:
+    """Return the process of each worker, by its rank."""
+    found = processes_with("cnnforge.cli.workers.command")
+    return {
+        rank: process
+        for process, rank in found.items()
+        if os.path.samefile(f"/proc/{process}/cwd", folder)
+    }
+
+
+def check_same(command: Command, folder: Path, whole: dict[str, Any]) -> None:
+    assert command.wait() == 0, command.err
+    assert json.loads(command.out)["weights"] == whole["json"]["weights"]
+    assert rows(folder / RUN) == whole["rows"]
+    assert len(list((folder / "runs").iterdir())) == 1
+    assert "Traceback" not in command.err
+    assert not workers_of(folder)
+
+
+def test_t28_ten_workers_killed_at_a_random_step(started, whole, tmp_path: Path) -> None:
+    """Each kill is that of the command, or of Ray's process that supervises it."""
+    draws = random.Random(0)
+    command = train(started)
+    for kill in range(10):
+        # Without a new state, a restart is in vain.
+        command.says("epoch ", command.err.count("epoch ") + 1)
+        time.sleep(draws.uniform(0, 2))
+        process = workers_of(tmp_path)[draws.randrange(2)]
+        os.kill(process if draws.random() < 0.5 else parent_of(process), signal.SIGKILL)
+        command.says("all workers start again", kill + 1)
+    check_same(command, tmp_path, whole)
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "Ctrl-C"), (15, "SIGTERM")])
+def test_all_workers_save_at_the_same_step(
+    started, whole, tmp_path: Path, number: int, name: str
+) -> None:
+    command = train(started)
+    command.says(f"epoch  3/{EPOCHS}")
+    time.sleep(0.3)
+    command.process.send_signal(number)
+    assert command.wait() == 128 + number, command.err
+    again = f"cnnforge train --resume {RUN} --workers 2"
+    assert command.err.splitlines()[-1] == (
+        f"interrupted by {name}; the state is saved; go on with '{again}'"
+    )
+    assert not workers_of(tmp_path)
+    check_same(started(*again.split()[1:], "--json"), tmp_path, whole)
+
+
+def test_the_workers_end_with_a_killed_command(started, whole, tmp_path: Path) -> None:
+    command = train(started)
+    command.says(f"epoch  3/{EPOCHS}")
+    command.process.kill()
+    end = time.monotonic() + 60
+    while workers_of(tmp_path) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not workers_of(tmp_path)
+    again = started("train", "--resume", RUN, "--workers", "2", "--json")
+    check_same(again, tmp_path, whole)
+
+
+@pytest.fixture
+def nodes() -> Iterator[str]:
+    """Start three machines with one processor each, and yield the address of their cluster."""
+    from ray.cluster_utils import Cluster
+
+    few = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **few})
+    try:
+        for _ in range(3):
+            cluster.add_node(num_cpus=1, **few)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def test_t28_a_machine_that_is_lost(started, whole, nodes: str, tmp_path: Path) -> None:
+    """The workers go on on another machine."""
+    command = started("train", "small", *OPTIONS, "--address", nodes, TOY_WAIT="0.7")
+    command.says(f"epoch  3/{EPOCHS}")
+    time.sleep(0.4)
+    # Ray's process of the machine. All others of the machine end with it.
+    os.kill(parent_of(parent_of(workers_of(tmp_path)[1])), signal.SIGKILL)
+    command.says("all workers start again")
+    check_same(command, tmp_path, whole)
+    assert "worker 1 on " in command.err
+
+
+def test_t28_too_few_machines_are_left(started, nodes: str, tmp_path: Path) -> None:
+    options = (*OPTIONS, "--address", nodes, "--startup-timeout", "40s")
+    command = started("train", "small", *options, TOY_WAIT="0.7")
+    command.says(f"epoch  2/{EPOCHS}")
+    # One machine is left, which is too few.
+    for process in list(workers_of(tmp_path).values()):
+        os.kill(parent_of(parent_of(process)), signal.SIGKILL)
+    command.says("is lost with its machine")
+    assert command.wait() == 1, command.err
+    last = command.err.splitlines()[-1]
+    assert "workers have started within 40 s: see that the cluster has enough" in last
+    assert f"go on with 'cnnforge train --resume {RUN} --workers 2 --address {nodes}'" in last
+
+
+def test_an_error_of_a_worker_is_one_line(started, tmp_path: Path) -> None:
+    command = started("train", "poisoned", *OPTIONS, "--data", "toy:white")
+    assert command.wait() == 3, command.err
+    errors = [line for line in command.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "is not a finite number" in errors[0]
+
+
+def test_training_ends_if_restarts_are_in_vain(started, tmp_path: Path) -> None:
+    """Each attempt dies before its first state."""
+    command = started("train", "small", *OPTIONS, TOY_SIGNAL=f"{signal.SIGKILL} 1")
+    assert command.wait() == 1, command.err
+    last = command.err.splitlines()[-1]
+    assert last.startswith("error: 3 restarts in a row have given no new state, so training ends; ")
+    assert last.endswith(f"go on with 'cnnforge train --resume {RUN} --workers 2'")
+    assert not workers_of(tmp_path)
