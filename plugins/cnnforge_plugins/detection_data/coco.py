@@ -32,7 +32,7 @@ from cnnforge_plugins.detection_data._coco_files import (
     find_parts,
     finders_of,
 )
-from cnnforge_plugins.detection_data._numbers import number
+from cnnforge_plugins.detection_data._numbers import number, picture_size
 
 _FORM = "COCO"
 _FIX = "expected the JSON form of COCO, with images, annotations and categories"
@@ -189,8 +189,7 @@ def _images(part: Part, document: Mapping[str, Any]) -> tuple[dict[Any, _Image],
                 f"{shown}: image number {place + 1} has no "
                 f"{'id' if key is None else 'file_name'}: give each image an id and a file_name"
             )
-        height, width = (number(entry.get(side)) for side in ("height", "width"))
-        size = (int(height), int(width)) if height >= 1 and width >= 1 else None
+        size = picture_size(entry.get("height"), entry.get("width"))
         if key in images:
             if images[key].name != name:
                 raise DataError(
