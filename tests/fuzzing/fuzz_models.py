@@ -20,7 +20,6 @@ from fuzz_target import Files, Target
 
 from cnnforge.errors import UsageError
 from cnnforge.filtering.learned import learned_detector
-from cnnforge.model_files.classes import find_class_problem
 from cnnforge.model_files.content import check_keras_file, check_weights_file
 from cnnforge.prediction.plans import find_plan, plan_outputs
 from cnnforge.runs import RunDirectory
@@ -86,6 +85,8 @@ def _model_seeds() -> list[Files]:
 
 
 def _read_guard(folder: Path, choice: int) -> None:
+    from cnnforge.model_files.classes import find_class_problem
+
     found = check_keras_file(folder / "model.keras")
     find_class_problem(found, lambda name: False, lambda module, name: name in ("relu", "Zeros"))
 

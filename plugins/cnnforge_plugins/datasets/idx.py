@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ _NAME = re.compile(
 )
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _MAX_BYTES = 2**34
+_CHUNK = 2**24
 # Max length of an axis of an array without values.
 _MAX_EMPTY = 10_000_000
 _EXPECTED = (
@@ -122,8 +123,7 @@ def read_idx(path: str) -> np.ndarray:
             size = dtype.itemsize * math.prod(shape) if len(shape) == axes else -1
             if not 0 <= size <= _MAX_BYTES or (not size and max(shape) > _MAX_EMPTY):
                 raise DataError(f"{shown} is damaged: its header gives the shape {shape}")
-            # Read no more than there is: a damaged header may give any size.
-            content = file.read(size + 1)
+            content = _start_of(cast("BinaryIO", file), size + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{shown} cannot be read: {reason}; copy or download it again") from error
@@ -183,6 +183,15 @@ def _role(prefix: str) -> Role:
         if role := split_role(word):
             return role
     return "train"
+
+
+def _start_of(file: BinaryIO, size: int) -> bytes:
+    """Return up to `size` bytes. A damaged header may ask for more than the file and memory have."""
+    parts, left = [], size
+    while left > 0 and (part := file.read(min(left, _CHUNK))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def _images(path: str) -> np.ndarray:
