@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from cnnforge.errors import message_of
-from cnnforge.model_files.sizes import expands_too_much, readable
+from cnnforge.model_files.sizes import check_lengths, expands_too_much, readable
 
 DAMAGED = (
     zipfile.BadZipFile,
@@ -47,6 +47,7 @@ def check_arrays(file: Path | BinaryIO) -> None:
     """
     try:
         with zipfile.ZipFile(file) as archive:
+            check_lengths(archive)
             members = archive.infolist()
             size = sum(member.file_size for member in members)
             stored = sum(member.compress_size for member in members)

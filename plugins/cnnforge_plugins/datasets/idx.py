@@ -186,7 +186,7 @@ def _role(prefix: str) -> Role:
 
 
 def _start_of(file: BinaryIO, size: int) -> bytes:
-    """Return up to `size` bytes. A damaged header may ask for more than the file and memory have."""
+    """Return up to `size` bytes. A damaged header may ask for more than there are."""
     parts, left = [], size
     while left > 0 and (part := file.read(min(left, _CHUNK))):
         parts.append(part)

@@ -13,6 +13,7 @@ import numpy as np
 from cnnforge.data import DataOptions, Dataset, Role, normal_name, printable
 from cnnforge.errors import DataError, UsageError, message_of
 from cnnforge.model_files.arrays import DAMAGED
+from cnnforge.model_files.sizes import check_lengths
 from cnnforge.utils.available_memory import available_memory, in_words
 from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
 
@@ -126,6 +127,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
 
 def _check_memory(shown: str, file: BinaryIO) -> None:
     with zipfile.ZipFile(file) as archive:
+        check_lengths(archive)
         size = sum(member.file_size for member in archive.infolist())
     left = available_memory()
     if left is not None and size > left:

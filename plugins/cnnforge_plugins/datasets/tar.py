@@ -221,7 +221,7 @@ def _by_folder(samples: Sequence[_Sample], files: Sequence[PictureFile]) -> list
         files = [f._replace(split=role or "") for f, role in zip(files, roles, strict=True)]
         folders = [parts[1:] for parts in folders]
     return [
-        file._replace(class_name=class_name(parts[0]) if parts else None)
+        file._replace(class_name=normal_name(parts[0]) if parts else None)
         for file, parts in zip(files, folders, strict=True)
     ]
 

@@ -25,7 +25,8 @@ from cnnforge.data import (
     normal_name,
     printable,
 )
-from cnnforge.errors import DataError, UsageError
+from cnnforge.errors import DataError, UsageError, message_of
+from cnnforge.utils.structured_text import MALFORMED
 from cnnforge_plugins.detection_data._coco_files import (
     Part,
     about_parts,
@@ -111,8 +112,9 @@ def _read(path: str) -> dict[str, Any]:
         raise DataError(
             f"{shown} is damaged in line {error.lineno}, column {error.colno} ({error.msg}): {_FIX}"
         ) from error
-    except (OSError, UnicodeError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
+    # A text that is not UTF-8, too many brackets, or a number of thousands of digits.
+    except (OSError, *MALFORMED) as error:
+        reason = getattr(error, "strerror", None) or message_of(error)
         raise DataError(f"{shown} cannot be read ({reason}): {_FIX}") from error
     if isinstance(document, list):
         what = "is a list"
