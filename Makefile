@@ -40,6 +40,9 @@ DIST_BIN := $(abspath $(DIST_VENV))/bin
 DIST_FULL ?=
 TWINE := build/twine
 
+# `make fuzz-coverage` finds which files reach new code with it. The tests do not need it.
+ATHERIS := build/atheris
+
 # axe-core checks the accessibility of the web pages. Tests of pages skip what needs it, if it is not
 # there, and everything that needs Chromium.
 AXE_CORE ?= 4.14.1
@@ -58,8 +61,8 @@ EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
 .PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
-	compare-seeds sweep-kills test-slow test-cluster fuzz-serve lint format docs bench bench-torch bench-inference \
-	bench-gate bench-plugin dist lock clean
+	compare-seeds sweep-kills test-slow test-cluster fuzz fuzz-coverage fuzz-serve lint format docs bench bench-torch \
+	bench-inference bench-gate bench-plugin dist lock clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -73,6 +76,8 @@ help:
 	@echo "make sweep-kills  kill a sweep ten times: it ends with the trials of an uninterrupted one"
 	@echo "make test-slow  kill trainings and saves many times: see docs/reliability.md"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
+	@echo "make fuzz  read 100,000 spoiled files with each reader, READER=npz with one: see docs/fuzzing.md"
+	@echo "make fuzz-coverage READER=npz  look for files that reach new code, with atheris"
 	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
 	@echo "make test-cluster  run the tests with several workers, with Ray in an environment of its own"
 	@echo "make test-export  run exported models in ONNX Runtime and LiteRT"
@@ -194,6 +199,21 @@ test-pages: $(TEST_INSTALLED) $(AXE)
 # Every trial of the promises in docs/reliability.md; `make test` runs some of them.
 test-slow: $(TEST_INSTALLED)
 	CNNFORGE_SLOW_TESTS=1 $(BIN)/python -m pytest tests/reliability
+
+# READER: names of readers, all by default. INPUTS: how many files each reads.
+READER ?=
+INPUTS ?=
+fuzz: $(TEST_INSTALLED)
+	nice -n 19 $(BIN)/python tests/fuzzing/fuzz.py $(READER) $(if $(INPUTS),--inputs $(INPUTS))
+
+$(ATHERIS)/.installed:
+	$(BIN)/python -m pip install --quiet --target $(ATHERIS) atheris==3.0.0
+	@touch $@
+
+# SECONDS_EACH: how long. Atheris has wheels for Python 3.11 to 3.13 on Linux.
+SECONDS_EACH ?= 60
+fuzz-coverage: $(TEST_INSTALLED) $(ATHERIS)/.installed
+	PYTHONPATH=$(ATHERIS) $(BIN)/python tests/fuzzing/fuzz_atheris.py $(READER) $(SECONDS_EACH)
 
 fuzz-serve: $(TEST_INSTALLED)
 	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py

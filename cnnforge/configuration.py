@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cnnforge.errors import UsageError
+from cnnforge.errors import UsageError, message_of
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 from cnnforge.output_options import OutputOptions
 from cnnforge.utils.names import unescaped
+from cnnforge.utils.structured_text import read_toml
 
 KERNELS = ("auto", "numba", "keras")
 COLORS = ("auto", "grayscale", "rgb")
@@ -246,11 +246,11 @@ def read_config(path: Path) -> dict[str, Any]:
             f"the config {path} is a folder: name a file in it, such as {path / 'config.toml'}"
         )
     try:
-        content = unescaped(tomllib.loads(path.read_text(encoding="utf-8")))
+        content = unescaped(read_toml(path))
     except OSError as error:
         raise UsageError(f"the config {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise UsageError(f"the config {path} is not TOML: {error}") from error
+        raise UsageError(f"the config {path} is not TOML: {message_of(error)}") from error
     return check_types({k: v for k, v in content.items() if k not in _IGNORED}, str(path))
 
 
@@ -371,10 +371,10 @@ def _typed(name: str, value: Any, source: str) -> Any:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             # The augmentations are stored, and compared with those of a run, without presets.
             return expand_presets(value) if name == "augment" else tuple(value)
-        raise UsageError(f"{source}: {name} must be a list of strings, got {value!r}")
+        raise UsageError(f"{source}: {name} must be a list of strings, got {value!r:.200}")
     types = {"str": str, "int": int, "float": float, "bool": bool}
     if type(value) is not types[wanted]:
         described = {"str": "a string", "int": "an integer", "float": "a number"}
         expected = described.get(wanted, "true or false")
-        raise UsageError(f"{source}: {name} must be {expected}, got {value!r}")
+        raise UsageError(f"{source}: {name} must be {expected}, got {value!r:.200}")
     return value

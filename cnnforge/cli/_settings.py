@@ -165,12 +165,12 @@ def _keras_json() -> Path:
 
 def _read(path: Path, notes: list[str]) -> tuple[dict[str, Any], bool]:
     """Read `keras.json`. Return its values, and whether Keras must not see the file."""
-    import json
+    from cnnforge.utils.structured_text import read_json
 
     try:
         if not path.exists():
             return {}, False
-        values = json.loads(path.read_text())
+        values = read_json(path)
         problem = "" if isinstance(values, dict) else f"it has a {type(values).__name__}, no names"
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or message_of(error)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnnforge.errors import RunError
+from cnnforge.utils.structured_text import MALFORMED, read_json
 
 # These say where a run was written, and not how it was trained.
 _PLACES = ("output", "log")
@@ -68,7 +68,7 @@ def environment_facts(run: Path) -> dict[str, Any]:
     """
     path = run / _ENVIRONMENT
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         cpu, git = found.get("cpu") or {}, found.get("git") or {}
         return {
             "Python": found.get("python"),
@@ -87,7 +87,7 @@ def environment_facts(run: Path) -> dict[str, Any]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, *MALFORMED) as error:
         raise RunError(f"{path} cannot be read: {error}; restore or delete it") from error
 
 

@@ -30,6 +30,7 @@ from cnnforge.utils.atomic_files import write_text
 from cnnforge.utils.cache_folder import cache_folder
 from cnnforge.utils.environment import backend, graphics, processor, versions
 from cnnforge.utils.source_digest import sources_digest
+from cnnforge.utils.structured_text import MALFORMED, read_json
 from cnnforge.utils.timing import interleave, ratio
 
 Implementation = Literal["numba", "keras"]
@@ -314,11 +315,11 @@ class _Machines(dict[type, str]):
 
 def _read(path: Path) -> dict[str, CachedMeasurement]:
     try:
-        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+        stored: Any = read_json(path)
         if stored["version"] != _VERSION:
             return {}
         return {key: _from_json(value) for key, value in stored["choices"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, *MALFORMED):
         return {}
 
 

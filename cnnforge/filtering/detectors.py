@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from cnnforge.errors import UsageError
+from cnnforge.utils.names import printable
 
 SIZES = (3, 5, 7)
 """Numbers of rows and columns that a detector can have."""
 # A file of 49 numbers is much smaller.
 _MAX_FILE = 10_000
+# Characters of a number.
+_MAX_WORD = 40
 
 
 @dataclass(frozen=True)
@@ -175,11 +178,14 @@ def _parsed(text: str, name: str, what: str) -> Detector:
 
 def _number(word: str, what: str) -> Fraction:
     try:
-        number = Fraction(word)
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"{what} has {word!r}, which is not a number") from error
+        # The fraction of 1e-999999999 has a billion digits.
+        number = Fraction(word) if len(word) <= _MAX_WORD and "e" not in word.lower() else None
+        number = Fraction(str(float(word))) if number is None else number
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise UsageError(f"{what} has {printable(word)!r}, which is not a number") from error
     if abs(number) > 1000 or number.denominator > 10_000:
         raise UsageError(
-            f"{what} has {word}: give numbers from -1000 to 1000 with at most four decimals"
+            f"{what} has {printable(word)}: give numbers from -1000 to 1000 with at most four "
+            "decimals"
         )
     return number

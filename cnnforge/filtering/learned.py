@@ -13,8 +13,10 @@ import numpy as np
 
 from cnnforge.errors import RunError, UsageError
 from cnnforge.filtering.detectors import SIZES, Detector
+from cnnforge.model_files.arrays import DAMAGED
 from cnnforge.model_files.content import WEIGHTS, check_keras_file
 from cnnforge.runs import RunDirectory
+from cnnforge.utils.structured_text import MALFORMED
 
 if TYPE_CHECKING:
     import h5py
@@ -82,8 +84,9 @@ def _convolutions(run: RunDirectory) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the name and the weights of each layer with weights (KH, KW, C, F)."""
     import h5py
 
-    order = _layer_order(check_keras_file(run.model, "restore the file, or choose another run"))
+    config = check_keras_file(run.model, "restore the file, or choose another run")
     try:
+        order = _layer_order(config)
         with zipfile.ZipFile(run.model) as archive:
             content = io.BytesIO(archive.read(WEIGHTS))
         with h5py.File(content, "r") as file:
@@ -97,7 +100,7 @@ def _convolutions(run: RunDirectory) -> Iterator[tuple[str, np.ndarray]]:
                         found.append((str(item.attrs["name"]), array))
 
             file.visititems(visit)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, *MALFORMED, *DAMAGED) as error:
         raise RunError(f"the weights in {run.model} cannot be read: {error}") from error
     # The groups of a file are in the order of their names, "conv2d_10" before "conv2d_2".
     yield from sorted(found, key=lambda each: order.get(each[0], len(order)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,8 +13,24 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from cnnforge.model_files.sizes import expands_too_much, readable
+from cnnforge.errors import message_of
+from cnnforge.model_files.sizes import check_lengths, expands_too_much, readable
 
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    # NumPy takes the description of an array apart as a text of Python.
+    tokenize.TokenError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+)
+"""Errors that Python and NumPy raise for a damaged `.npz` file, besides `ValueError`."""
+# Max length of an axis of an array without values. Such an array can have any other length.
+_MAX_EMPTY = 10_000_000
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -29,6 +47,7 @@ def check_arrays(file: Path | BinaryIO) -> None:
     """
     try:
         with zipfile.ZipFile(file) as archive:
+            check_lengths(archive)
             members = archive.infolist()
             size = sum(member.file_size for member in members)
             stored = sum(member.compress_size for member in members)
@@ -36,8 +55,8 @@ def check_arrays(file: Path | BinaryIO) -> None:
                 raise ValueError(f"it expands from {readable(stored)} to {readable(size)}")
             for member in members:
                 _check_array(archive, member)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"it is damaged ({error})") from error
+    except DAMAGED as error:
+        raise ValueError(f"it is damaged ({message_of(error)})") from error
 
 
 def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
@@ -49,6 +68,8 @@ def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         start = file.tell()
     if dtype.hasobject:
         raise ValueError(f"{member.filename} has Python objects, expected numbers")
+    if 0 in shape and max(shape) > _MAX_EMPTY:
+        raise ValueError(f"{member.filename} has no values, and the shape {shape}")
     expected = start + math.prod(shape) * np.dtype(dtype).itemsize
     if min(shape, default=0) < 0 or expected != member.file_size:
         raise ValueError(f"{member.filename} has another size than its shape {shape}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnforge.errors import RunError, one_line
-from cnnforge.model_files.sizes import expands_too_much, readable
+from cnnforge.model_files.arrays import DAMAGED
+from cnnforge.model_files.sizes import check_lengths, expands_too_much, readable
 from cnnforge.model_files.trust import TRUST, RefusedModelError
+from cnnforge.utils.structured_text import MALFORMED, parse_json
 
 if TYPE_CHECKING:
     import h5py
@@ -47,12 +47,11 @@ def check_keras_file(path: Path, advice: str = TRUST) -> dict[str, Any]:
         raise RunError(f"{path} cannot be opened: {damaged}")
     try:
         with zipfile.ZipFile(path) as archive:
+            check_lengths(archive)
             _check_members(path, archive.infolist(), advice)
-            config = json.loads(archive.read(CONFIG))
+            config = parse_json(archive.read(CONFIG))
             weights = io.BytesIO(archive.read(WEIGHTS))
-    except (OSError, ValueError, RecursionError, RuntimeError, NotImplementedError) as error:
-        raise RunError(f"{path} cannot be opened: it is damaged ({one_line(error)})") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, *MALFORMED, *DAMAGED) as error:
         raise RunError(f"{path} cannot be opened: it is damaged ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise RunError(f"{path} cannot be opened: {CONFIG} is not the configuration of a model")
@@ -102,7 +101,7 @@ def _check_weights(path: Path, member: str, content: Any, size: int, advice: str
     try:
         with h5py.File(content, "r") as file:
             found = _problem(file, size)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, RuntimeError, *MALFORMED) as error:
         raise RunError(
             f"{path} cannot be read as weights of Keras: {member} is damaged ({one_line(error)})"
         ) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 _FREE = 64 << 20
 _RATIO = 20
 
@@ -16,6 +19,22 @@ def expands_too_much(size: int, stored: int) -> bool:
         stored: Bytes in the file.
     """
     return size > _FREE + _RATIO * stored
+
+
+def check_lengths(archive: zipfile.ZipFile) -> None:
+    """Check that no member of an archive is longer than the archive.
+
+    Raises:
+        ValueError: The directory of the archive gives a length that is not possible.
+    """
+    assert archive.fp is not None
+    length = archive.fp.seek(0, io.SEEK_END)
+    for member in archive.infolist():
+        if member.compress_size > length:
+            raise ValueError(
+                f"{member.filename[:80]!r} has {readable(member.compress_size)} in a file of "
+                f"{readable(length)}"
+            )
 
 
 def readable(size: int) -> str:

@@ -97,8 +97,12 @@ def escape(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Remove marks from a text that change the direction of the text that follows it."""
-    return "".join(c for c in text if c not in _DIRECTION_MARKS)
+    """Remove marks from a text that change the direction of the text that follows it.
+
+    Half of a character, which JSON can contain and UTF-8 cannot, is replaced.
+    """
+    shown = "".join(c for c in text if c not in _DIRECTION_MARKS)
+    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 def reduced(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -107,6 +107,8 @@ def figure(uri: str, about: str) -> str:
     )
 
 
+# Numbers of a damaged file that are larger are not drawn.
+_MAX_DRAWN = 1e100
 # Sizes of a chart in units of its own coordinate system.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 260, 58, 12, 12, 40
 
@@ -132,6 +134,10 @@ def chart(
         percent: Whether the values are fractions that are shown in percent.
         diagonal: Whether a line from the lower left to the upper right is drawn.
     """
+    series = [
+        Series(each.name, [_drawable(x, y) for x, y in each.points if _in_range(x)], each.kind)
+        for each in series
+    ]
     points = [point for each in series for point in each.points if math.isfinite(point[1])]
     if not points:
         return paragraphs([f"{title}: no values"])
@@ -172,7 +178,7 @@ def chart(
     if diagonal:
         (a, b), (c, d) = place(x0, y0), place(x1, y1)
         parts.append(f'<line class="mark" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>')
-    if mark is not None:
+    if mark is not None and _in_range(mark):
         across, _ = place(mark, y0)
         parts.append(
             f'<line class="mark" x1="{across:.1f}" x2="{across:.1f}" y1="{_TOP}" '
@@ -188,6 +194,17 @@ def chart(
         f'</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
     )
+
+
+def _in_range(value: float) -> bool:
+    return abs(value) < _MAX_DRAWN
+
+
+def _drawable(x: float, y: float) -> tuple[float, float]:
+    """Return a point; its height is NaN if it cannot be drawn."""
+    # Steps between denormal numbers could not be computed.
+    x, y = (0.0 if abs(each) < 1 / _MAX_DRAWN else each for each in (x, y))
+    return x, y if _in_range(y) else math.nan
 
 
 def _line(series: Series, place: Callable[[float, float], tuple[float, float]]) -> str:

@@ -7,7 +7,6 @@ plan. A plan that does not fit is made again by the next prediction.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -36,6 +35,7 @@ from cnnforge.tasks import Task
 from cnnforge.utils.available_memory import is_out_of_memory
 from cnnforge.utils.compiling import compiling_announced
 from cnnforge.utils.source_digest import package_digest
+from cnnforge.utils.structured_text import MALFORMED, read_json
 from cnnforge.utils.structures import flatten
 
 if TYPE_CHECKING:
@@ -269,19 +269,21 @@ class _Announced:
 
 def _read_record(run: RunDirectory) -> PlanRecord | None:
     try:
-        values = json.loads((run.path / RECORD).read_text(encoding="utf-8"))
+        values = read_json(run.path / RECORD)
         written = values["format"]
         if written == FORMAT:
             return _checked_record(PlanRecord(**values))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, *MALFORMED) as error:
         raise ValueError(f"{RECORD} is damaged ({message_of(error)})") from error
     raise ValueError(f"{RECORD} has the format {written}, and this cnnforge reads {FORMAT}")
 
 
 def _checked_record(record: PlanRecord) -> PlanRecord:
-    texts = (record.model, record.engine, record.plan, record.refused)
+    texts = [record.model, record.engine, record.plan, record.refused]
+    if isinstance(record.versions, dict):
+        texts += record.versions.values()
     if not isinstance(record.versions, dict) or not all(isinstance(text, str) for text in texts):
         raise ValueError("a value has the wrong type")
     if not record.engine and not record.refused:

@@ -103,7 +103,7 @@ def read_reference_predictions(run: RunDirectory) -> ReferencePredictions | None
     try:
         check_arrays(path)
         with np.load(path, allow_pickle=False) as archive:
-            images, digest = archive["images"], archive["model"]
+            images, digest = archive["images"], str(archive["model"])
             # cnnforge 0.1 saved a single array, with the name "probabilities".
             first = "probabilities" if "probabilities" in archive else _NAME.format(0)
             others = [name for name in archive if name.startswith(_NAME[:-2]) and name != first]
@@ -112,7 +112,7 @@ def read_reference_predictions(run: RunDirectory) -> ReferencePredictions | None
         raise _incomparable(run, error) from error
     # The digest differs if training was killed after it had written the model and before it wrote
     # this file. The file then belongs to an earlier model, so do not compare.
-    return ReferencePredictions(images, kept) if str(digest) == model_digest(run) else None
+    return ReferencePredictions(images, kept) if digest == model_digest(run) else None
 
 
 def reference_drift(run: RunDirectory, outputs: Outputs) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,9 @@ from cnnforge.errors import RunError, one_line
 from cnnforge.pages import escape, page
 from cnnforge.pages.parts import Section, Series, chart, facts, paragraphs, table
 from cnnforge.reports.thumbnails import read_thumbnails
-from cnnforge.runs import EVALUATION, METRICS, RunDirectory
+from cnnforge.runs import CONFIG, EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import Task
+from cnnforge.utils.structured_text import read_json, well_formed
 
 REPORT = "report.html"
 _MAX_LAYERS = 400
@@ -48,21 +48,29 @@ def report(run: RunDirectory, task: Task) -> str:
             f"the training of {run.path} has not ended, and only then can its report be written: "
             f"wait until it ends, or go on with 'cnnforge train --resume {run.path}'"
         )
-    data = _json(run, "data.json") or {}
+    again = f"write it again with 'cnnforge train --resume {run.path}'"
     thumbnails = read_thumbnails(run)
+    with well_formed(run.path / EVALUATION, again):
+        curves = _curves(evaluation, history)
     made = task.sections(run, thumbnails)
-    sections = [
-        _curves(evaluation, history),
-        *made.sections,
-        _kernels(run),
-        _data(run, data),
-        _configuration(options, table_of_run),
-        _environment(run),
-    ]
+    with well_formed(run.path / "kernels.json"):
+        kernels = _kernels(run)
+    with well_formed(run.path / "data.json"):
+        data = _json(run, "data.json") or {}
+        about_data, notes = _data(run, data), [str(note) for note in data.get("notes") or []]
+        images = {str(part): f"{count:,}" for part, count in (data.get("images") or {}).items()}
+    with well_formed(run.path / "environment.json"):
+        environment = _environment(run)
+    with well_formed(run.path / CONFIG, "restore it"):
+        configuration = _configuration(options, table_of_run)
+        shape = "x".join(map(str, table_of_run.get("image_shape", ())))
+    with well_formed(run.path / EVALUATION, again):
+        summary = _summary(run, table_of_run, evaluation, history, images, shape)
+    sections = [curves, *made.sections, kernels, about_data, configuration, environment]
     links = "".join(f'<li><a href="#{each.id}">{escape(each.title)}</a></li>' for each in sections)
     body = "\n".join(
         [
-            _summary(run, table_of_run, evaluation, history, data),
+            summary + _notes(notes),
             f'<nav aria-label="Sections"><ul class="links">{links}</ul></nav>',
             *(each.render() for each in sections),
         ]
@@ -80,7 +88,8 @@ def _summary(
     about: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     history: Sequence[Mapping[str, str]],
-    data: Mapping[str, Any],
+    images: Mapping[str, str],
+    shape: str,
 ) -> str:
     known = {metric["name"]: metric for metric in evaluation["metrics"]}
     monitor = known[evaluation["monitor"]]
@@ -98,25 +107,24 @@ def _summary(
             f'<p class="muted">{escape(details)}</p></div>'
         )
     seconds = sum(_number(row.get("seconds")) for row in history)
-    images = data.get("images") or {}
-    counts = ", ".join(f"{count:,} {part}" for part, count in images.items())
-    shape = "x".join(map(str, about.get("image_shape", ())))
+    counts = ", ".join(f"{count} {part}" for part, count in images.items())
     pairs = [
         ("model", about.get("model", "")),
         ("data", f"{about.get('data', '')}: {counts}, {shape}" if counts else about.get("data")),
         ("epochs", f"{len(history)}, the best is {evaluation['best_epoch']}"),
         ("training", _duration(seconds)),
     ]
-    notes = data.get("notes") or []
-    warning = ""
-    if notes:
-        items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-        warning = f'<div class="panel"><p>Notes on the data and the run</p><ul>{items}</ul></div>'
     return (
         f"<h1>{escape(run.name)}</h1>"
         f'<div class="columns">{"".join(tiles)}<div class="tile">{facts(pairs)}</div></div>'
-        f"{warning}"
     )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f'<div class="panel"><p>Notes on the data and the run</p><ul>{items}</ul></div>'
 
 
 def _curves(evaluation: Mapping[str, Any], history: Sequence[Mapping[str, str]]) -> Section:
@@ -257,7 +265,7 @@ def _json(run: RunDirectory, name: str) -> Any:
     """Read a JSON file of a run; `None` if it does not exist."""
     path = run.path / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -71,12 +71,13 @@ def read_thumbnails(run: RunDirectory) -> dict[int, str]:
         with np.load(run.path / THUMBNAILS, allow_pickle=False) as archive:
             rows, ends = archive["rows"].tolist(), archive["ends"].tolist()
             content = archive["content"].tobytes()
+        starts = [0, *ends]
+        return {
+            int(row): _uri(content[start:end])
+            for row, start, end in zip(rows, starts, ends, strict=False)
+        }
     except Exception:
         return {}
-    starts = [0, *ends]
-    return {
-        row: _uri(content[start:end]) for row, start, end in zip(rows, starts, ends, strict=False)
-    }
 
 
 def thumbnail(image: np.ndarray) -> str:

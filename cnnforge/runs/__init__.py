@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import time
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from cnnforge.errors import RunError, UsageError, one_line
+from cnnforge.errors import RunError, UsageError, message_of, one_line
 from cnnforge.utils import atomic_files
 from cnnforge.utils.names import escaped, unescaped
+from cnnforge.utils.structured_text import read_toml
 
 try:
     import fcntl
@@ -214,9 +214,9 @@ class RunDirectory:
         """
         path = self.path / CONFIG
         try:
-            options = unescaped(tomllib.loads(path.read_text(encoding="utf-8")))
+            options = unescaped(read_toml(path))
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}") from error
+            raise RunError(f"{path} cannot be read: {message_of(error)}") from error
         table = options.pop(_RUN_TABLE, {})
         return options, table if isinstance(table, dict) else {}
 

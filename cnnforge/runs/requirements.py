@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from typing import Any
 
-from cnnforge.errors import RunError
+from cnnforge.errors import RunError, message_of
 from cnnforge.plugin_host.discovery import PluginRecord
 from cnnforge.runs import RunDirectory
+from cnnforge.utils.structured_text import MALFORMED, read_json
 
 PLUGINS = "plugins.json"
 
@@ -113,10 +114,10 @@ def read(run: RunDirectory) -> list[Requirement]:
     if not path.is_file():
         return []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [Requirement(**{**row, **_tuples(row)}) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        rows = read_json(path)
+        return [_checked(Requirement(**{**row, **_tuples(row)})) for row in rows]
+    except (OSError, *MALFORMED) as error:
+        raise RunError(f"{path} cannot be read: {message_of(error)}; restore it") from error
 
 
 def check(
@@ -220,6 +221,17 @@ def _origin(name: str | None) -> str | None:
         return json.loads(text)["url"] if text else None
     except (PackageNotFoundError, ValueError, KeyError):
         return None
+
+
+def _checked(requirement: Requirement) -> Requirement:
+    """Return a requirement whose values have the right types."""
+    texts = (requirement.plugin, requirement.source, *requirement.uses, *requirement.layers)
+    optional = (requirement.distribution, requirement.version, requirement.origin)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name is not a text")
+    if not all(isinstance(text, str | None) for text in optional):
+        raise ValueError("a distribution, a version or an origin is not a text")
+    return requirement
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

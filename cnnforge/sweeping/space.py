@@ -7,7 +7,6 @@ of choices). A TOML file has the same texts, or lists of choices, by the names o
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice, product
@@ -17,6 +16,7 @@ from typing import Any
 from cnnforge.configuration import NAMES, TrainingOptions, check_types
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import hint
+from cnnforge.utils.structured_text import read_toml
 
 Value = str | int | float | bool | None
 
@@ -190,7 +190,7 @@ def _read_file(text: str) -> dict[str, Any]:
             " a TOML file, and there is no such file"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"the space {text} is not TOML: {error}") from error
 
@@ -243,7 +243,7 @@ def _number(name: str, part: Any, source: str) -> int | float:
             raise ValueError
         if whole and not value.is_integer():
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         what = "a whole number" if whole else "a number"
         raise UsageError(
             f"{source}: {name} must be {what}, got {str(part).strip()!r}: write a range such as "

@@ -18,6 +18,8 @@ from typing import Any
 from cnnforge.errors import CnnforgeError, RunError, UsageError, one_line
 from cnnforge.runs.finding import runs_in
 from cnnforge.utils.atomic_files import remove_leftovers, write_text
+from cnnforge.utils.names import printable
+from cnnforge.utils.structured_text import MALFORMED, read_json
 
 try:
     import fcntl
@@ -150,11 +152,11 @@ def open_study(
 def _check_same(folder: Path, described: Mapping[str, Any]) -> None:
     path = folder / DESCRIPTION
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         # Tuples become lists, as in the file.
         now = json.loads(json.dumps(described))
         flat = [{**each.pop("options"), **each.pop("space"), **each} for each in (before, now)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise RunError(
             f"{path} is damaged ({one_line(error)}): restore it, or begin a new sweep with another "
             "--output"
@@ -162,7 +164,7 @@ def _check_same(folder: Path, described: Mapping[str, Any]) -> None:
     for name in dict.fromkeys([*flat[0], *flat[1]]):
         values = [each.get(name) for each in flat]
         if values[0] != values[1]:
-            own, other = ("left out" if each is None else str(each) for each in values)
+            own, other = ("left out" if each is None else printable(str(each)) for each in values)
             raise UsageError(
                 f"{folder} has another sweep, in which {name} is {own}, and now {other}: type the "
                 "command of that sweep to continue it, or name another folder with --output"

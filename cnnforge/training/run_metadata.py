@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 from cnnforge.conversion import LayerImplementation
 from cnnforge.data import parse, printable, summarize
@@ -13,6 +12,7 @@ from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.saved_layers import saved_paths
 from cnnforge.training.session import Session, own_layers
 from cnnforge.utils.environment import environment, versions
+from cnnforge.utils.structured_text import MALFORMED, read_json
 
 KERNELS = "kernels.json"
 DATA = "data.json"
@@ -103,9 +103,8 @@ def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
     """
     path = run.path / KERNELS
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [LayerImplementation(**row) for row in rows]
-    except (OSError, ValueError, TypeError) as error:
+        return [LayerImplementation(**row) for row in read_json(path)]
+    except (OSError, *MALFORMED) as error:
         raise RunError(
             f"{path} cannot be read ({one_line(error)}), so the kernels of this run are unknown; "
             f"for a new run from its weights use --init-from {run.path}"

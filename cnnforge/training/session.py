@@ -331,7 +331,13 @@ def stored_identity(state: TrainingState) -> dict[str, str | int | float | bool]
     If the state does not contain an option, the run used the default of the option. Either the
     value was `None`, or the version of cnnforge that saved the state did not have the option.
     """
-    defaults = TrainingOptions(seed=cast("int", state.config.get("seed", 0)))
+    seed = state.config.get("seed", 0)
+    if type(seed) is not int:
+        raise RunError(
+            f"the training state has the seed {seed!r}, expected a whole number: delete its "
+            "file to resume from the state before it"
+        )
+    defaults = TrainingOptions(seed=seed)
     stored = {name: value for name, value in state.config.items() if name not in FREE}
     return {**_fixed(defaults), **stored}
 

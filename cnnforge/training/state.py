@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge.errors import RunError, UsageError
-from cnnforge.model_files.arrays import check_arrays
+from cnnforge.errors import RunError, UsageError, message_of
+from cnnforge.model_files.arrays import DAMAGED, check_arrays
 from cnnforge.training.events import EpochMetrics
 from cnnforge.utils.atomic_files import write_bytes
+from cnnforge.utils.structured_text import MALFORMED, parse_json
 
 FORMAT = 2
 _MAGIC = b"cnnforge-state"
@@ -159,8 +160,9 @@ class StateStore:
         for path in self._newest_first():
             try:
                 return _decode(path.read_bytes()), warnings
-            except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-                warnings.append(f"{path} is damaged ({error}): the previous state is used")
+            except (OSError, *MALFORMED, *DAMAGED) as error:
+                reason = message_of(error)
+                warnings.append(f"{path} is damaged ({reason}): the previous state is used")
             except _NewerFormatError as error:
                 raise UsageError(f"{path} {error}") from error
         return None, warnings
@@ -212,21 +214,48 @@ def _decode(data: bytes) -> TrainingState:
         raise ValueError("its checksum does not match")
     check_arrays(io.BytesIO(body))
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        meta = json.loads(archive["meta"].tobytes())
+        meta = parse_json(archive["meta"].tobytes())
         arrays = [archive[f"{number:05d}"] for number in range(meta["arrays"])]
-    return TrainingState(
-        arrays=arrays,
-        epoch=meta["epoch"],
-        batch=meta["batch"],
-        sums=Sums(
-            seconds=meta["sums"].pop("seconds"),
-            values=meta["sums"],
-            waiting=meta.get("waiting", 0.0),
-        ),
-        best=Best(meta["best"].pop("epoch"), meta["best"]) if meta["best"] else None,
-        history=tuple(map(EpochMetrics.from_dict, meta["history"])),
-        config=meta["config"],
-        # States that older versions of cnnforge wrote lack these keys.
-        callbacks=meta.get("callbacks", {}),
-        stopped=meta.get("stopped", ""),
+    return _checked(
+        TrainingState(
+            arrays=arrays,
+            epoch=meta["epoch"],
+            batch=meta["batch"],
+            sums=Sums(
+                seconds=meta["sums"].pop("seconds"),
+                values=meta["sums"],
+                waiting=meta.get("waiting", 0.0),
+            ),
+            best=Best(meta["best"].pop("epoch"), meta["best"]) if meta["best"] else None,
+            history=tuple(map(EpochMetrics.from_dict, meta["history"])),
+            config=meta["config"],
+            # States that older versions of cnnforge wrote lack these keys.
+            callbacks=meta.get("callbacks", {}),
+            stopped=meta.get("stopped", ""),
+        )
     )
+
+
+def _checked(state: TrainingState) -> TrainingState:
+    """Return a state whose values have the right types. A checksum does not say so."""
+    best = {} if state.best is None else {"epoch": state.best.epoch, **state.best.values}
+    numbers = [state.sums.seconds, state.sums.waiting, *state.sums.values.values(), *best.values()]
+    numbers += [value for row in state.history for value in row.as_dict().values()]
+    counts = [state.epoch, state.batch, *([state.best.epoch] if state.best else [])]
+    if not all(_is_number(value) for value in [*numbers, *counts]):
+        raise ValueError("a metric or a count is not a number")
+    if not all(isinstance(count, int) and 0 <= count < 2**31 for count in counts):
+        raise ValueError("an epoch or a batch is not a whole number from 0 up")
+    if not all(isinstance(value, str | int | float | bool) for value in state.config.values()):
+        raise ValueError("an option is not a plain value")
+    if not isinstance(state.callbacks, dict) or not isinstance(state.stopped, str):
+        raise ValueError("the states of callbacks have no names, or the reason is not a text")
+    if any(array.dtype.kind in "USMm" for array in state.arrays):
+        raise ValueError("an array does not have numbers")
+    return state
+
+
+def _is_number(value: object) -> bool:
+    # A float may be NaN or infinite; a whole number may be too large for a float.
+    is_small = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000
+    return isinstance(value, float) or is_small

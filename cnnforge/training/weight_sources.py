@@ -20,6 +20,7 @@ from cnnforge.prediction.keras_model import load_model
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, open_task
 from cnnforge.utils.keras_graph import all_layers
+from cnnforge.utils.structured_text import MALFORMED
 
 _KERAS, _WEIGHTS = ".keras", ".weights.h5"
 
@@ -189,7 +190,7 @@ def _layers_in(path: Path) -> Iterator[WeightedLayer]:
     try:
         with h5py.File(path) as file:
             yield from read(file, (), True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, *MALFORMED) as error:
         raise RunError(f"{path} cannot be read as weights of Keras: {one_line(error)}") from error
 
 

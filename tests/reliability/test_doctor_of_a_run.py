@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import signal
-import sys
 from pathlib import Path
 
 import odd_layers
@@ -138,7 +137,10 @@ def test_a_steady_run_is_bit_equal(run_of, doctor):
     found = ended.json
     assert found["equal"]
     assert found["steps"] == 3
-    assert [trial["how"] for trial in found["trials"]][:2] == ["a process", "the same process again"]
+    assert [trial["how"] for trial in found["trials"]][:2] == [
+        "a process",
+        "the same process again",
+    ]
     assert len(found["trials"]) == 5
     assert len({trial["weights"] for trial in found["trials"]}) == 1
     assert digests(run) == before

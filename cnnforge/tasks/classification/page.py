@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from cnnforge.pages.parts import Section, Series, chart, paragraphs, table
 from cnnforge.runs import EVALUATION, RunDirectory
 from cnnforge.tasks.classification.report import Prediction
 from cnnforge.tasks.reports import TaskSections
+from cnnforge.utils.structured_text import MALFORMED, read_json
 
 # Max number of classes of a confusion matrix that is shown as a whole.
 _MAX_MATRIX = 25
@@ -80,15 +80,17 @@ def class_sections(run: RunDirectory, thumbnails: Mapping[int, str]) -> TaskSect
     rows = read_rows(run)
     path = run.path / EVALUATION
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["validation"]
+        found = read_json(path)["validation"]
         names, counts = list(found["classes"]), np.array(found["confusion_matrix"], np.int64)
-        classes = found["classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if counts.shape != (len(names), len(names)):
+            raise ValueError(f"the confusion matrix has the shape {counts.shape}")
+        matrix, by_class = _matrix(names, counts), _class_table(found["classes"])
+    except (OSError, *MALFORMED) as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from error
     cells = _cells(rows)
     sections = [
-        Section("confusion", "Confusion matrix", _matrix(names, counts)),
-        Section("classes", "Classes", _class_table(classes)),
+        Section("confusion", "Confusion matrix", matrix),
+        Section("classes", "Classes", by_class),
         Section(
             "worst",
             "Worst pictures",
@@ -128,6 +130,8 @@ def read_rows(run: RunDirectory) -> list[PredictedRow]:
                 first = float(row["probability"] or "nan")
                 second = float(row.get("probability_2") or 0.0)
                 if row.get("true_label"):
+                    if not (0 <= first <= 1 and 0 <= second <= 1):
+                        raise ValueError(f"row {index + 1} has a probability that is not 0 to 1")
                     rows.append(
                         PredictedRow(
                             index,
@@ -142,7 +146,7 @@ def read_rows(run: RunDirectory) -> list[PredictedRow]:
     except OSError:
         # The other sections do not need it.
         return []
-    except (ValueError, KeyError, csv.Error) as error:
+    except (*MALFORMED, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from error
     return rows
 

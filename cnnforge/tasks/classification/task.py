@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -32,6 +31,7 @@ from cnnforge.tasks.metric import LOSS, Evaluation
 from cnnforge.tasks.reports import TaskSections
 from cnnforge.tasks.rows import Row, Source
 from cnnforge.tasks.task import Task
+from cnnforge.utils.structured_text import read_json
 
 if TYPE_CHECKING:
     # A prediction with a plan imports this module, and does not need Keras.
@@ -122,7 +122,7 @@ class Classification(Task):
         """
         path = run.path / CLASSES
         try:
-            classes = json.loads(path.read_text(encoding="utf-8"))
+            classes = read_json(path)
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
         if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ from cnnforge.errors import RunError, one_line
 from cnnforge.pages.parts import Section, Series, chart, figure, paragraphs, table
 from cnnforge.runs import EVALUATION, RunDirectory
 from cnnforge.tasks.reports import TaskSections
+from cnnforge.utils.structured_text import MALFORMED, read_json
 
 # The twelve numbers of COCO: their titles, and their names in `evaluation.json`.
 _COCO = {
@@ -37,6 +38,8 @@ _CLASS_TITLES = ("mAP50-95", "mAP50", "AR", "precision", "recall", "F1")
 # Max width and height in pixels of a picture in the page.
 _MAX_SIDE = 1400
 _MAX_BYTES = 900_000
+# The pictures of a run have fewer pixels.
+_MAX_PIXELS = 40_000_000
 
 
 def detection_sections(run: RunDirectory) -> TaskSections:
@@ -47,7 +50,7 @@ def detection_sections(run: RunDirectory) -> TaskSections:
     """
     path = run.path / EVALUATION
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["validation"]
+        found = read_json(path)["validation"]
         sections = [
             Section(
                 "pictures",
@@ -66,7 +69,7 @@ def detection_sections(run: RunDirectory) -> TaskSections:
                 _picture(run, "labels.png", "Sizes and places of the training objects"),
             ),
         ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, *MALFORMED, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from error
     return TaskSections(sections)
 
@@ -154,8 +157,16 @@ def _picture(run: RunDirectory, name: str, about: str) -> str:
     path = run.path / name
     if not path.is_file():
         return paragraphs([f"There is no {name}."])
-    with Image.open(path, formats=("PNG",)) as image:
-        picture = image.convert("RGB")
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if math.prod(image.size) > _MAX_PIXELS:
+                raise ValueError(f"it has {image.width}x{image.height} pixels")
+            picture = image.convert("RGB")
+    # Pillow raises errors of many types for a damaged picture.
+    except Exception as error:
+        raise RunError(
+            f"{path} cannot be shown ({one_line(error)}): restore or delete it"
+        ) from error
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
     for quality in (85, 60, 40):
         file = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -35,6 +34,7 @@ from cnnforge.tasks.metric import LOSS, Evaluation
 from cnnforge.tasks.reports import TaskSections
 from cnnforge.tasks.rows import Row, Source
 from cnnforge.tasks.task import Task
+from cnnforge.utils.structured_text import MALFORMED, read_json
 from cnnforge.utils.structures import flatten
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Detection(Task):
         """
         path = run.path / SETTINGS
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_json(path)
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
         try:
@@ -144,7 +144,7 @@ class Detection(Task):
                 overlap=float(stored["overlap"]),
                 max_detections=int(stored["max_detections"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise RunError(
                 f"{path} is damaged: expected classes, image_size, confidence, overlap and "
                 "max_detections"

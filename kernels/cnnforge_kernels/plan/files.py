@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -88,7 +90,9 @@ def read(path: str | Path) -> Program:
         raise
     except (ValueError, EOFError, OSError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"it is damaged, or it is not an inference plan ({error})") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, tokenize.TokenError, struct.error) as error:
+        raise PlanError(f"it is damaged ({error})") from error
+    except (LookupError, OverflowError, NotImplementedError, RuntimeError, SystemError) as error:
         raise PlanError(f"it is damaged ({error})") from error
     if stated != _digest(text, arrays):
         raise PlanError("it is damaged: its content does not match its checksum")

@@ -16,6 +16,7 @@ import numpy as np
 
 from cnnforge.data import DataOptions, Dataset, Role, normal_name, printable
 from cnnforge.errors import DataError, UsageError
+from cnnforge.utils.structured_text import MALFORMED
 from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
 from cnnforge_plugins.datasets.shared.download import RemoteFile, download_folder, fetch
 
@@ -122,7 +123,7 @@ def _read(path: Path, archive: Archive) -> dict[str, bytes]:
                 if file is not None:
                     with file:
                         found[name] = file.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, *MALFORMED) as error:
         raise DataError(
             f"{printable(path)} is damaged ({error}): remove it, and repeat the command"
         ) from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import re
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -23,6 +24,9 @@ _NAME = re.compile(
 )
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _MAX_BYTES = 2**34
+_CHUNK = 2**24
+# Max length of an axis of an array without values.
+_MAX_EMPTY = 10_000_000
 _EXPECTED = (
     "expected files such as train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, and "
     "t10k-... for a test"
@@ -113,13 +117,13 @@ def read_idx(path: str) -> np.ndarray:
             kind, axes = (head[2], head[3]) if len(head) == 4 else (0, 0)
             if head[:2] != b"\0\0" or kind not in _TYPES or not 1 <= axes <= 4:
                 raise DataError(f"{shown} is not an IDX file; it begins with {head!r}: {_EXPECTED}")
-            shape = tuple(np.frombuffer(file.read(4 * axes), ">u4").tolist())
+            sizes = file.read(4 * axes)
+            shape = tuple(np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").tolist())
             dtype = np.dtype(_TYPES[kind])
-            size = dtype.itemsize * int(np.prod(shape, dtype=object)) if len(shape) == axes else -1
-            if not 0 <= size <= _MAX_BYTES:
+            size = dtype.itemsize * math.prod(shape) if len(shape) == axes else -1
+            if not 0 <= size <= _MAX_BYTES or (not size and max(shape) > _MAX_EMPTY):
                 raise DataError(f"{shown} is damaged: its header gives the shape {shape}")
-            # Read no more than there is: a damaged header may give any size.
-            content = file.read(size + 1)
+            content = _start_of(cast("BinaryIO", file), size + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{shown} cannot be read: {reason}; copy or download it again") from error
@@ -179,6 +183,15 @@ def _role(prefix: str) -> Role:
         if role := split_role(word):
             return role
     return "train"
+
+
+def _start_of(file: BinaryIO, size: int) -> bytes:
+    """Return up to `size` bytes. A damaged header may ask for more than there are."""
+    parts, left = [], size
+    while left > 0 and (part := file.read(min(left, _CHUNK))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def _images(path: str) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import BinaryIO
@@ -12,7 +11,9 @@ from typing import BinaryIO
 import numpy as np
 
 from cnnforge.data import DataOptions, Dataset, Role, normal_name, printable
-from cnnforge.errors import DataError, UsageError
+from cnnforge.errors import DataError, UsageError, message_of
+from cnnforge.model_files.arrays import DAMAGED
+from cnnforge.model_files.sizes import check_lengths
 from cnnforge.utils.available_memory import available_memory, in_words
 from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
 
@@ -24,6 +25,9 @@ _SPLITS: dict[Role, tuple[str, ...]] = {
 _IMAGES = ("x", "images", "image", "data", "imgs", "pixels", "features", "inputs")
 _LABELS = ("y", "labels", "label", "target", "targets", "class")
 _CLASSES = ("classes", "class_names", "label_names", "names", "categories")
+# Max length of an axis of an array without values. Such an array can have any other length.
+_MAX_EMPTY = 10_000_000
+_MAX_CODE = 0x10FFFF
 _EXPECTED = (
     "expected x_train and y_train (x_test, y_test), or images and labels, or arr_0 and arr_1"
 )
@@ -115,14 +119,15 @@ def _read(path: str) -> dict[str, np.ndarray]:
     except DataError:
         raise
     # The sizes fit into the memory, so an array that does not is not as large as it says.
-    except (MemoryError, OSError, EOFError, ValueError, LookupError) as error:
-        raise DataError(f"{shown} is damaged ({error}): copy or download it again") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{shown} is damaged ({error}): copy or download it again") from error
+    except (MemoryError, OSError, ValueError, *DAMAGED) as error:
+        raise DataError(
+            f"{shown} is damaged ({message_of(error)}): copy or download it again"
+        ) from error
 
 
 def _check_memory(shown: str, file: BinaryIO) -> None:
     with zipfile.ZipFile(file) as archive:
+        check_lengths(archive)
         size = sum(member.file_size for member in archive.infolist())
     left = available_memory()
     if left is not None and size > left:
@@ -145,6 +150,14 @@ def _member(shown: str, stored: Mapping[str, np.ndarray], key: str) -> np.ndarra
         ) from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{shown} is a zip archive with other files than arrays: {_EXPECTED}")
+    if not array.size and max(array.shape) > _MAX_EMPTY:
+        raise DataError(
+            f"{shown}: {normal_name(key)} has the shape {array.shape} and no values: save it again"
+        )
+    if array.dtype.kind == "U" and (np.ascontiguousarray(array).view("u4") > _MAX_CODE).any():
+        raise DataError(
+            f"{shown}: {normal_name(key)} has characters that do not exist: save it again"
+        )
     return array
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from cnnforge.data import (
     split_role,
 )
 from cnnforge.errors import DataError
+from cnnforge.utils.structured_text import MALFORMED, parse_json
 from cnnforge_plugins.datasets._columns import LABEL_NAMES, class_name, key
 from cnnforge_plugins.datasets.shared.labels import ONE_CLASS
 from cnnforge_plugins.datasets.shared.shards import Shard, dataset_of_pictures, find_shards
@@ -28,6 +29,7 @@ from cnnforge_plugins.datasets.shared.shards import Shard, dataset_of_pictures, 
 # Endings of the members with labels; the first one that a sample has is used.
 _LABEL_ENDINGS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt", "json", "txt")
 _MAX_LABEL_BYTES = 2**20
+_INDEX = re.compile("[0-9]{1,9}")
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip -k"),
     b"BZ": ("bzip2", "bunzip2 -k"),
@@ -155,7 +157,7 @@ def _members(path: str) -> list[tarfile.TarInfo]:
                 rest = file.read(tarfile.BLOCKSIZE)
                 if rest.strip(b"\0"):
                     raise tarfile.ReadError(f"damaged header after {len(members)} files")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, *MALFORMED) as error:
         raise DataError(
             f"{shown} is not a tar archive, or is damaged ({error}): copy or download it again"
         ) from error
@@ -193,7 +195,7 @@ def _label(where: str, text: str, name: str) -> str | None:
     """Return the class in a member of the archive; `None` if it has none."""
     if not name.lower().endswith(".json"):
         return class_name(text) or None
-    value = json.loads(text)
+    value = parse_json(text)
     if isinstance(value, dict):
         found = [own for own_key, own in value.items() if key(str(own_key)) in LABEL_NAMES]
         # A text is the name of the class of which a number next to it is the index.
@@ -228,7 +230,7 @@ def _class_names(root: str, files: Sequence[PictureFile]) -> Mapping[int, str]:
     """Return the names in `classnames.txt`, if there is one and the labels are numbers."""
     labels = {file.class_name for file in files if file.class_name is not None}
     path = os.path.join(root, "classnames.txt")
-    if not labels or not all(label.isdigit() for label in labels) or not os.path.isfile(path):
+    if not labels or not all(map(_INDEX.fullmatch, labels)) or not os.path.isfile(path):
         return {}
     try:
         with open(path, encoding="utf-8-sig") as file:

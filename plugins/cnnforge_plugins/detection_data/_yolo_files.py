@@ -18,7 +18,8 @@ from cnnforge.data import (
     printable,
     split_role,
 )
-from cnnforge.errors import DataError, UsageError
+from cnnforge.errors import DataError, UsageError, message_of
+from cnnforge.utils.structured_text import MALFORMED
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "classnames.txt")
 _SPLIT_KEYS: dict[str, Role] = {"train": "train", "val": "validation", "test": "test"}
@@ -103,8 +104,11 @@ def _load(path: str) -> Mapping[str, Any]:
         where = f" in line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or type(error).__name__
         raise DataError(f"{shown} is damaged{where} ({problem}): {fix}") from error
-    except (OSError, UnicodeError, RecursionError) as error:
-        raise DataError(f"{shown} cannot be read ({error}): {fix}") from error
+    except OSError as error:
+        raise DataError(f"{shown} cannot be read ({error.strerror or error}): {fix}") from error
+    # A date or a number that does not exist, or too many brackets.
+    except MALFORMED as error:
+        raise DataError(f"{shown} is damaged ({message_of(error)}): {fix}") from error
     if not isinstance(document, dict):
         raise DataError(f"{shown} has no keys: {fix}")
     return document
@@ -122,15 +126,20 @@ def _from_yaml(path: str) -> Content:
         for entry in given if isinstance(given, list) else [given]:
             if not entry:
                 continue
-            place = _existing(str(entry), bases)
+            place = _existing(entry, bases) if isinstance(entry, str) else None
             if place is None:
                 looked = ", ".join(printable(base) for base in bases)
                 # The test split is optional, and often not there.
                 if role == "test":
                     continue
                 raise UsageError(
-                    f"{shown} names {printable(str(entry))} for {key}, which is not there: "
+                    f"{shown} names {_shown(entry)} for {key}, which is not there: "
                     f"searched in {looked}; correct {key} or path in the file"
+                )
+            if place == os.path.dirname(place):
+                raise UsageError(
+                    f"{shown} names {printable(place)} for {key}, which contains all files of this "
+                    f"machine: correct {key} in the file"
                 )
             if os.path.isdir(place):
                 listing = find_images(place)
@@ -155,11 +164,15 @@ def _from_yaml(path: str) -> Content:
     return Content(root, pictures, _names(document, shown), has_points, skipped)
 
 
+def _shown(entry: Any) -> str:
+    return printable(entry) if isinstance(entry, str) else f"a {type(entry).__name__}"
+
+
 def _bases(given: Any, folder: str) -> list[str]:
     """Return the folders to which the paths in a file may be relative, the likely ones first."""
     places = [folder]
-    if given:
-        text = os.path.expanduser(str(given).replace("\\", "/"))
+    if isinstance(given, str) and given:
+        text = os.path.expanduser(given.replace("\\", "/"))
         # `path` is often relative to the folder of an installation, which is not known here.
         places = [os.path.join(folder, text), folder, os.path.join(os.path.dirname(folder), text)]
         places.append(os.path.join(folder, os.path.basename(text.rstrip("/"))))
@@ -173,7 +186,8 @@ def _existing(entry: str, bases: Sequence[str]) -> str | None:
     for form in (text, inner):
         for base in bases:
             path = os.path.normpath(os.path.join(base, form))
-            if os.path.exists(path):
+            # A device or a pipe would be read without an end.
+            if os.path.isdir(path) or os.path.isfile(path):
                 return path
     return None
 
@@ -195,12 +209,16 @@ def _listed(path: str, bases: Sequence[str]) -> Iterator[str]:
 
 def _names(document: Mapping[str, Any], shown: str) -> dict[int, str]:
     names = document.get("names")
+    values = names.values() if isinstance(names, dict) else names if isinstance(names, list) else ()
+    # Lists of lists may refer to each other: their text may be longer than the memory.
+    if any(isinstance(name, dict | list) for name in values):
+        raise DataError(f"{shown}: a name in names is a list, expected one text for each class")
     if isinstance(names, list):
         return {number: normal_name(str(name)) for number, name in enumerate(names)}
     if isinstance(names, dict):
         try:
             found = {int(key): normal_name(str(name)) for key, name in names.items()}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DataError(
                 f"{shown}: the keys of names are not all whole numbers: write 0: NAME and so on"
             ) from None

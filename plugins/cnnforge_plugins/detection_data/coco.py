@@ -25,14 +25,15 @@ from cnnforge.data import (
     normal_name,
     printable,
 )
-from cnnforge.errors import DataError, UsageError
+from cnnforge.errors import DataError, UsageError, message_of
+from cnnforge.utils.structured_text import MALFORMED
 from cnnforge_plugins.detection_data._coco_files import (
     Part,
     about_parts,
     find_parts,
     finders_of,
 )
-from cnnforge_plugins.detection_data._numbers import number
+from cnnforge_plugins.detection_data._numbers import number, picture_size
 
 _FORM = "COCO"
 _FIX = "expected the JSON form of COCO, with images, annotations and categories"
@@ -111,8 +112,9 @@ def _read(path: str) -> dict[str, Any]:
         raise DataError(
             f"{shown} is damaged in line {error.lineno}, column {error.colno} ({error.msg}): {_FIX}"
         ) from error
-    except (OSError, UnicodeError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
+    # A text that is not UTF-8, too many brackets, or a number of thousands of digits.
+    except (OSError, *MALFORMED) as error:
+        reason = getattr(error, "strerror", None) or message_of(error)
         raise DataError(f"{shown} cannot be read ({reason}): {_FIX}") from error
     if isinstance(document, list):
         what = "is a list"
@@ -189,8 +191,7 @@ def _images(part: Part, document: Mapping[str, Any]) -> tuple[dict[Any, _Image],
                 f"{shown}: image number {place + 1} has no "
                 f"{'id' if key is None else 'file_name'}: give each image an id and a file_name"
             )
-        height, width = (number(entry.get(side)) for side in ("height", "width"))
-        size = (int(height), int(width)) if height >= 1 and width >= 1 else None
+        size = picture_size(entry.get("height"), entry.get("width"))
         if key in images:
             if images[key].name != name:
                 raise DataError(

@@ -31,7 +31,7 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets.shared.picture_finder import PictureFinder
-from cnnforge_plugins.detection_data._numbers import number
+from cnnforge_plugins.detection_data._numbers import number, picture_size
 
 _FORM = "VOC"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -179,8 +179,7 @@ def _read(path: str, shown: str, findings: list[BoxFinding]) -> _Annotation | st
         return f"damaged XML: {getattr(error, 'strerror', None) or error}"
     if tree.tag != "annotation":
         return None
-    height, width = (number(_text(tree, f"size/{side}")) for side in ("height", "width"))
-    size = (int(height), int(width)) if height >= 1 and width >= 1 else None
+    size = picture_size(_text(tree, "size/height"), _text(tree, "size/width"))
     objects = []
     for place, item in enumerate(tree.findall("object"), 1):
         where = f"{shown}, object {place}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import weakref
@@ -13,8 +12,9 @@ from itertools import islice
 from typing import Any
 
 from cnnforge.data import normal_name, printable
-from cnnforge.errors import CnnforgeError, DataError
+from cnnforge.errors import CnnforgeError, DataError, message_of
 from cnnforge.utils.cache_folder import cache_folder
+from cnnforge.utils.structured_text import parse_json
 from cnnforge_plugins.datasets._delimited import DelimitedFile
 
 _HEAD = 16
@@ -51,13 +51,15 @@ def opened_parquet(path: str) -> Iterator[Any]:
                 )
             file.seek(0)
             yield parquet.ParquetFile(file, pre_buffer=False)
-    except (pyarrow.ArrowException, EOFError) as error:
-        reason = " ".join(str(error).split())
+    # A text that is not UTF-8 is a ValueError.
+    except (pyarrow.ArrowException, EOFError, UnicodeError) as error:
+        reason = message_of(error)
         raise DataError(
             f"{shown} is not a Parquet file, or is damaged ({reason}): copy or download it again"
         ) from error
     except OSError as error:
-        raise DataError(f"{shown} cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or message_of(error)
+        raise DataError(f"{shown} cannot be read: {reason}") from error
 
 
 def features(schema: Any) -> Mapping[str, Any]:
@@ -67,7 +69,7 @@ def features(schema: Any) -> Mapping[str, Any]:
         schema: Schema of pyarrow.
     """
     try:
-        content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        content = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         found = content["info"]["features"]
     except (ValueError, LookupError, TypeError):
         return {}

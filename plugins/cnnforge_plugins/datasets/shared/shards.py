@@ -22,7 +22,7 @@ from cnnforge.data import (
     split_role,
 )
 from cnnforge.errors import DataError, UsageError
-from cnnforge_plugins.datasets._columns import class_labels
+from cnnforge_plugins.datasets._columns import class_labels, class_name
 from cnnforge_plugins.datasets.shared.labels import check_repeats, check_single_labels
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -133,6 +133,12 @@ def dataset_of_pictures(
             several for an image, or the samples cannot be split.
     """
     files, skipped, notes = list(files), list(skipped), list(notes)
+    if order is None:
+        # The names of the classes below are in this form: "1" and "1.0" are one class.
+        files = [
+            file._replace(class_name=class_name(file.class_name)) if file.class_name else file
+            for file in files
+        ]
     if not files:
         first = ""
         if skipped:
