@@ -53,7 +53,7 @@ EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
 .PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
-	compare-seeds sweep-kills test-slow fuzz-serve lint format docs bench bench-torch bench-inference \
+	compare-seeds sweep-kills test-slow soak fuzz-serve lint format docs bench bench-torch bench-inference \
 	bench-gate bench-plugin dist lock clean
 
 help:
@@ -67,6 +67,7 @@ help:
 	@echo "make compare-seeds  train 42 small runs: compare finds no difference between seeds"
 	@echo "make sweep-kills  kill a sweep ten times: it ends with the trials of an uninterrupted one"
 	@echo "make test-slow  kill trainings and saves many times: see docs/reliability.md"
+	@echo "make soak    interrupt and damage trainings at random for an hour: see docs/soak.md"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
 	@echo "make test-export  run exported models in ONNX Runtime and LiteRT"
@@ -181,6 +182,15 @@ test-pages: $(TEST_INSTALLED) $(AXE)
 # Every trial of the promises in docs/reliability.md; `make test` runs some of them.
 test-slow: $(TEST_INSTALLED)
 	CNNFORGE_SLOW_TESTS=1 $(BIN)/python -m pytest tests/reliability
+
+# MINUTES, SEED of the faults, JOBS: trainings at a time, TABLE: file for the result. It ends after
+# the trainings that have begun; Ctrl-C ends it earlier.
+MINUTES ?= 60
+JOBS ?= 1
+TABLE ?= build/soak.md
+soak: $(TEST_INSTALLED)
+	PYTHONPATH=tests/support $(BIN)/python -m soak build/soak --minutes $(MINUTES) --seed $(SEED) \
+		--jobs $(JOBS) --table $(TABLE)
 
 fuzz-serve: $(TEST_INSTALLED)
 	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py
