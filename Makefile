@@ -61,8 +61,8 @@ EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
 .PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
-	compare-seeds sweep-kills test-slow test-cluster fuzz fuzz-coverage fuzz-serve lint format docs bench bench-torch \
-	bench-inference bench-gate bench-plugin dist lock clean
+	compare-seeds sweep-kills test-slow test-cluster soak fuzz fuzz-coverage fuzz-serve lint format docs bench \
+	bench-torch bench-inference bench-gate bench-plugin dist lock clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -75,6 +75,7 @@ help:
 	@echo "make compare-seeds  train 42 small runs: compare finds no difference between seeds"
 	@echo "make sweep-kills  kill a sweep ten times: it ends with the trials of an uninterrupted one"
 	@echo "make test-slow  kill trainings and saves many times: see docs/reliability.md"
+	@echo "make soak    interrupt and damage trainings at random for an hour: see docs/soak.md"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make fuzz  read 100,000 spoiled files with each reader, READER=npz with one: see docs/fuzzing.md"
 	@echo "make fuzz-coverage READER=npz  look for files that reach new code, with atheris"
@@ -214,6 +215,15 @@ $(ATHERIS)/.installed:
 SECONDS_EACH ?= 60
 fuzz-coverage: $(TEST_INSTALLED) $(ATHERIS)/.installed
 	PYTHONPATH=$(ATHERIS) $(BIN)/python tests/fuzzing/fuzz_atheris.py $(READER) $(SECONDS_EACH)
+
+# MINUTES, SEED of the faults, JOBS: trainings at a time, TABLE: file for the result. It ends after
+# the trainings that have begun; Ctrl-C ends it earlier.
+MINUTES ?= 60
+JOBS ?= 1
+TABLE ?= build/soak.md
+soak: $(TEST_INSTALLED)
+	PYTHONPATH=tests/support $(BIN)/python -m soak build/soak --minutes $(MINUTES) --seed $(SEED) \
+		--jobs $(JOBS) --table $(TABLE)
 
 fuzz-serve: $(TEST_INSTALLED)
 	CNNFORGE_FUZZ=10000 $(BIN)/python -m pytest tests/cnnforge/serving/test_fuzz.py

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,7 +81,8 @@ class RunDirectory:
                     path.mkdir()
                 except FileExistsError:
                     continue
-                atomic_files.sync_folder(path.parent)
+                with cls(path).discarded_on_error():
+                    atomic_files.sync_folder(path.parent)
                 return cls(path)
         except OSError as error:
             raise RunError(
@@ -131,6 +133,18 @@ class RunDirectory:
                 )
                 raise RunError(f"the run {path} has no {name}: {cause}")
         return run
+
+    @contextmanager
+    def discarded_on_error(self) -> Iterator[None]:
+        """Remove the directory if the block raises an error or is interrupted.
+
+        It is for a new run, until `config.toml` is written: before that, it cannot be resumed.
+        """
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     @property
     def name(self) -> str:

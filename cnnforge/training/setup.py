@@ -139,7 +139,8 @@ def start(
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
-    write_run_metadata(session, reference)
+    with run.discarded_on_error():
+        write_run_metadata(session, reference)
     return session
 
 

@@ -31,6 +31,15 @@ done = {name: getattr(os, name) for name in names}
 for name in names:
     setattr(os, name, interrupted(done[name]))
 """
+IN_THE_CONFIGURATION = """
+import os, signal
+from cnnforge.runs import RunDirectory
+write_config = RunDirectory.write_config
+def interrupted(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    write_config(*arguments)
+RunDirectory.write_config = interrupted
+"""
 WHILE_IT_MEASURES = """
 import os, signal, sys
 from cnnforge import benchmarking
@@ -170,6 +179,21 @@ def test_t11_sigterm_leaves_nothing_incomplete(commands, places, tmp_path, name)
     assert line.startswith("error: interrupted by SIGTERM")
     assert "Traceback" not in ended.err
     assert new_files(out, case, places) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "limits", "code"),
+    [("", {"FSIZE": 300}, 1), (AT_THE_END, {}, 143), (IN_THE_CONFIGURATION, {}, 143)],
+    ids=["full disk", "SIGTERM at once", "SIGTERM later"],
+)
+def test_a_training_without_a_configuration_leaves_no_run(
+    commands, places, tmp_path, before, limits, code
+) -> None:
+    """It could not be resumed."""
+    ended = execute(commands, CASES["train"], places, tmp_path / "out", before, limits=limits)
+    assert ended.code == code, ended.err
+    assert len(ended.errors) == 1
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_t11_sigterm_while_bench_measures(commands, tmp_path) -> None:

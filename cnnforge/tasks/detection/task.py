@@ -380,10 +380,6 @@ class Detection(Task):
         return "".join(self.csv_parts(rows))
 
     def csv_parts(self, rows: Sequence[Row]) -> Iterator[str]:
-        """Yield the text of `csv_table` in parts."""
-        return tables.csv_table_parts(cast("Sequence[Detections]", rows))
-
-    def csv_parts(self, rows: Sequence[Row]) -> Iterator[str]:
         """Convert rows to CSV in parts: the text of all is that of `csv_table`."""
         return tables.csv_table_parts(cast("Sequence[Detections]", rows))
 
