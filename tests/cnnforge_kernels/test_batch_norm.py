@@ -9,8 +9,6 @@ import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close, error_bounds
 from cnnforge_kernels import reference
 from cnnforge_kernels.cpu.norm import training as cpu
-from cnnforge_kernels.cpu.runtime.compiled import vector_lanes
-from cnnforge_kernels.cpu.simd import streams
 
 # Lanes, pairs and more of them, folds of 1 to 16 rows, and rows wider than a strip.
 CHANNELS = [1, 2, 3, 5, 8, 16, 17, 24, 64, 130, 300]
@@ -318,39 +316,6 @@ def test_threads_and_repetition_change_no_bit(shape):
     finally:
         numba.set_num_threads(threads)
     assert many == again == one
-
-
-def aligned(shape, offset):
-    """An array full of NaN whose address is a multiple of 64 bytes plus ``offset`` floats."""
-    held = np.full(np.prod(shape) + 32, np.nan, np.float32)
-    first = -held.ctypes.data // 4 % 16 + offset
-    return held[first : first + np.prod(shape)].reshape(shape)
-
-
-@pytest.mark.parametrize("channels", [16, 96])
-def test_results_past_the_caches(channels):
-    """Large arrays are written past the caches if they are aligned; both have the same bits."""
-    shape = streams.STREAM_BYTES // 4 // channels + 3, channels
-    inputs, grads = values(*shape), values(*shape, seed=3)
-    gamma, beta = factors(channels)
-    _, mean, variance = forward(inputs[:1000], gamma, beta)
-    known = inputs, gamma, beta, mean, variance, EPSILON, ACTIVATIONS.index("relu6")
-    small = [np.empty(channels, np.float32) for _ in range(2)]
-    results = []
-    for offset in (0, 1):
-        outputs, grad_inputs = (aligned(shape, offset) for _ in range(2))
-        assert streams.streams(outputs.ctypes.data, 4 * channels, outputs.nbytes) == (
-            offset == 0 and vector_lanes() == 16
-        )
-        cpu.batch_norm_forward(*known, outputs)
-        cpu.batch_norm_grads(*known, grads, grad_inputs, *small)
-        results.append((outputs, grad_inputs))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
-    rows = slice(0, None, 997)
-    # In float64, from the moments of other rows.
-    expected = (inputs[rows] - mean) / np.sqrt(variance + EPSILON) * gamma + beta
-    assert_close(results[0][0][rows], np.clip(expected, 0, 6), A_FEW)
 
 
 def test_nothing_around_the_results_is_written():

@@ -38,17 +38,20 @@ from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_load, tile_stor
 
 # Fields of the argument block: addresses, and the sizes of the matrices. MASK is the address of a
 # ReLU's outputs, or 0. PACKED is the address of the packed gradient, which has BLOCKS blocks of
-# WIDTH columns. SUMS is the address of the sums of each part of the gradient, or 0.
+# WIDTH columns. SUMS is the address of the sums of each part of the gradient, or 0. The tasks of
+# the gradient of the weights divide the blocks into GROUPS groups.
 _INPUTS, _WEIGHTS, _GRADIENT, _MASK = range(4)
 _GRAD_INPUTS, _GRAD_WEIGHTS, _GRAD_BIAS = range(4, 7)
 _SAMPLES, _CHANNELS, _FILTERS = range(7, 10)
-_PACKED, _BLOCKS, _WIDTH, _SUMS = range(10, 14)
-_FIELDS = 14
+_PACKED, _BLOCKS, _WIDTH, _SUMS, _GROUPS = range(10, 15)
+_FIELDS = 15
 
 # The number of channels of a task, and the number of terms that are summed before the next ones are
 # read. The sums and the copies of a task fit a second-level cache of 512 KiB.
 _TASK_CHANNELS = 64
 _TERMS = 256
+# The minimum number of tasks of the gradient of the weights, if there are enough filters.
+_MIN_TASKS = 8
 # The number of floats of the packed gradient that a task reads again and again.
 _GROUP_FLOATS = 64 * 1024
 
@@ -242,9 +245,12 @@ def _GRAD_WEIGHTS_KERNEL(number: int) -> Any:
         places = np.empty(_TERMS, np.int64)
         for row in range(_TERMS):
             places[row] = row * 4 * channels
+        groups = a[_GROUPS]
         for task in range(begin, end):
-            first = task * _TASK_CHANNELS
+            first = task // groups * _TASK_CHANNELS
             count = min(_TASK_CHANNELS, channels - first)
+            begin_block = task % groups * a[_BLOCKS] // groups
+            end_block = (task % groups + 1) * a[_BLOCKS] // groups
             for begun in range(0, samples, _TERMS):
                 terms = min(_TERMS, samples - begun)
                 pack_columns(
@@ -259,8 +265,8 @@ def _GRAD_WEIGHTS_KERNEL(number: int) -> Any:
                 )
                 gradient = a[_PACKED] + 4 * begun * a[_BLOCKS] * WIDTH
                 group = max(1, _GROUP_FLOATS // (terms * WIDTH))
-                for first_block in range(0, a[_BLOCKS], group):
-                    last_block = min(first_block + group, a[_BLOCKS])
+                for first_block in range(begin_block, end_block, group):
+                    last_block = min(first_block + group, end_block)
                     for place in range(0, count, T):
                         # The last tile ends at the last channel. It overlaps the tile before it,
                         # and does not store those channels again.
@@ -320,6 +326,9 @@ def _LAUNCH_WEIGHTS(_: int) -> Any:
         if last != 0:
             positions = min(positions, last)
         tasks = (channels + _TASK_CHANNELS - 1) // _TASK_CHANNELS
+        # If there are few channels, divide the filters too. Each group packs the inputs again.
+        a[_GROUPS] = min((_MIN_TASKS + tasks - 1) // tasks, a[_BLOCKS])
+        tasks *= a[_GROUPS]
         work = samples * channels * a[_BLOCKS] * width
         grain = max(1, GRAIN_WORK * tasks // max(work, 1))
         run_kernel(

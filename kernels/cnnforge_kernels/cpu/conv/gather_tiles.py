@@ -13,6 +13,7 @@ from numba import carray
 
 from cnnforge_kernels.cpu.runtime.compiled import KERNEL_SIGNATURE, cached_cfunc, kernel_family
 from cnnforge_kernels.cpu.simd.pooled_tiles import sparse_accumulate
+from cnnforge_kernels.cpu.simd.streams import prefetch
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, TILES, tile_of_number
 from cnnforge_kernels.cpu.simd.tiles import tile_accumulate, tile_load, tile_store
 from cnnforge_kernels.cpu.simd.vectors import (
@@ -95,6 +96,8 @@ def PACK_GRADIENT(kind: int) -> Any:
     def _pack_gradient_kernel(args: Any, begin: int, end: int) -> None:
         t = carray(args, FIELDS)
         mask, pixel = t[MASK], t[PIXEL]
+        # The next pixels follow these in memory. Fetch them now, because they are read in columns.
+        ahead = t[GRADIENT] + t[COUNT] * pixel
         for v in range(begin, end):
             valid = t[VALID] - v * F_LANES
             place = 4 * v * F_LANES
@@ -102,6 +105,7 @@ def PACK_GRADIENT(kind: int) -> Any:
             total = vector_load(at, F_LANES, F_LANES)
             target = t[FACTORS] + 4 * v * L
             for _ in range(t[COUNT]):
+                prefetch(ahead + place)
                 value = vector_load(t[GRADIENT] + place, valid, F_LANES)
                 if mask != 0:
                     gate = vector_load(mask + place, valid, F_LANES)

@@ -36,17 +36,19 @@ from cnnforge_kernels.cpu.simd.epilogues import (
     tile_add_stored,
 )
 from cnnforge_kernels.cpu.simd.product_tiles import product_accumulate, tile_prefetch
+from cnnforge_kernels.cpu.simd.streams import end_streams, streams, tile_stream
 from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_number, tile_of_number
 from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_store_after
 
 # Fields of the argument block. Addresses and strides are in bytes; the other fields are numbers of
 # elements. ADDED is 0 if nothing is added. The pixels are divided into PARTS parts, and the BLOCKS
 # blocks of filters into COLUMNS parts. Within a task, the pixels are divided into chunks of CHUNK
-# pixels, a multiple of the tile's positions.
+# pixels, a multiple of the tile's positions. STREAM is 1 if the target is written past the caches,
+# else 0.
 SOURCE, SOURCE_PIXEL, PIXELS, COUNT, WEIGHTS, BIAS = range(6)
 TARGET, TARGET_PIXEL, ADDED, FILTERS, BLOCKS, ACTIVATION = range(6, 12)
-PARTS, COLUMNS, CHUNK, GRAIN = range(12, 16)
-FIELDS = 16
+PARTS, COLUMNS, CHUNK, GRAIN, STREAM = range(12, 17)
+FIELDS = 17
 
 _LANES = vector_lanes()
 _REGISTERS = vector_registers()
@@ -115,7 +117,11 @@ def PRODUCT(number: int) -> Any:
                             tile = tile_add_stored(tile, a[ADDED] + offset, step, valid, T, G, 1)
                         if activation != NO_ACTIVATION:
                             tile = tile_activate(tile, activation)
-                        tile_store_after(tile, a[TARGET] + offset, step, valid, skipped, T, G)
+                        if a[STREAM] != 0 and skipped == 0 and valid >= WIDTH:
+                            tile_stream(tile, a[TARGET] + offset, step, T, G)
+                        else:
+                            tile_store_after(tile, a[TARGET] + offset, step, valid, skipped, T, G)
+        end_streams()
 
     return _product_kernel
 
@@ -230,6 +236,8 @@ def _LAUNCH(_: int) -> Any:
         a[WEIGHTS], a[BIAS] = address_of(packed), address_of(packed_bias)
         a[SOURCE_PIXEL], a[TARGET_PIXEL] = 4 * count, 4 * filters
         positions = product_positions(pixels, vectors)
+        row = 4 * filters
+        a[STREAM] = 1 if streams(a[TARGET], row, row * pixels) else 0
         tasks = divide_product(a, positions, width, min_tasks)
         run_kernel(PRODUCT + tile_number(positions, vectors, lanes, 1), a, tasks, a[GRAIN])
         # The kernel got only the addresses of these arrays. Numba frees an array after its last

@@ -37,6 +37,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 from cnnforge_kernels.cpu.runtime.memory import address_of, load_int64
 from cnnforge_kernels.cpu.simd.channels import channels_store, taps_accumulate
 from cnnforge_kernels.cpu.simd.epilogues import NO_ACTIVATION, tile_activate
+from cnnforge_kernels.cpu.simd.streams import end_streams, tile_stream
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.tiles import tile_broadcast
 from cnnforge_kernels.cpu.simd.vectors import (
@@ -50,14 +51,14 @@ from cnnforge_kernels.cpu.simd.vectors import (
 # Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE is the
 # number of channels that a tile computes, C * M. The source has WIDE / REPEAT channels, the target
 # WIDE / SUMMED. Outputs in columns INNER to AFTER_INNER - 1 read no padding. RELU is an activation
-# of `tile_activate`.
+# of `tile_activate`. STREAM is 1 if the target is written past the caches, else 0.
 SOURCE, MASK, IMAGES, HEIGHT, WIDTH, WIDE, REPEAT, SUMMED = range(8)
 TAP_ROWS, ROW_STEP, ROW_ORIGIN, ROW_DILATION = range(8, 12)
 TAP_COLUMNS, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_DILATION = range(12, 16)
 TABLE, WEIGHTS, BIAS, RELU = range(16, 20)
 TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(20, 24)
-ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS, ZEROS = range(24, 31)
-FIELDS = 31
+ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS, ZEROS, STREAM = range(24, 32)
+FIELDS = 32
 
 _REGISTERS = vector_registers()
 MAX_POSITIONS = 8
@@ -183,7 +184,11 @@ def SWEEP(number: int) -> Any:
                             )
                             if activation != NO_ACTIVATION:
                                 tile = tile_activate(tile, activation)
-                            channels_store(tile, target + column * step + 4 * c, step, T, G)
+                            place = target + column * step + 4 * c
+                            if a[STREAM] != 0:
+                                tile_stream(tile, place, step, T, G)
+                            else:
+                                channels_store(tile, place, step, T, G)
                             c += G * L
                         column += T
                         continue
@@ -214,6 +219,7 @@ def SWEEP(number: int) -> Any:
                             for copy in range(a[SUMMED]):
                                 total += spare[column * wide + c * a[SUMMED] + copy]
                             store_float(target + column * a[TARGET_COLUMN] + 4 * c, total)
+        end_streams()
         # The calls above get only the addresses of these arrays. Numba frees an array after its
         # last use, so use the arrays here: they must not be freed earlier.
         scratch[:0] = np.float32(0)

@@ -24,11 +24,14 @@ from cnnforge_kernels.cpu.depthwise.sweep import (
     REPEAT,
     ROW_DILATION,
     ROWS,
+    STREAM,
     SUMMED,
     SWEEP,
     TABLE,
     TAP_COLUMNS,
     TAP_ROWS,
+    TARGET,
+    TARGET_IMAGE,
     WIDE,
     WIDTH,
     choose_lanes,
@@ -37,6 +40,7 @@ from cnnforge_kernels.cpu.depthwise.sweep import (
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit, vector_registers
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.streams import streams
 
 # The number of zeros that must be at the address ZEROS.
 ZERO_FLOATS = 64
@@ -113,11 +117,14 @@ def prepare_sweep(
         args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
     args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
     work = args[BLOCK_ROWS] * args[COLUMNS] * (args[TAP_ROWS] * taps + 4) * wide
-    grain = max(1, 320_000 // max(work, 1))
+    tasks = args[IMAGES] * args[BLOCKS]
+    # Neighbouring rows of the target read some rows of the source again, which one thread has in
+    # its cache then. So a thread gets many rows at a time if there are enough.
+    grain = max(1, 320_000 // max(work, 1), min(1_600_000 // max(work, 1), tasks // 32))
     slot = SWEEP + positions - 1 + MAX_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
     if cached and _has_plain_window(args, tap, row_tap, column_tap):
         slot = w.WINDOW_SWEEP + _window_number(args)
-    return slot, args[IMAGES] * args[BLOCKS], grain
+    return slot, tasks, grain
 
 
 @cached_njit()
@@ -128,6 +135,9 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     """
     table = np.empty((args[TAP_ROWS] * args[TAP_COLUMNS], 2), np.int64)
     args[TABLE] = address_of(table)
+    if args[SUMMED] == 1:
+        size = args[IMAGES] * args[TARGET_IMAGE]
+        args[STREAM] = 1 if streams(args[TARGET], 4 * args[WIDE], size) else 0
     slot, tasks, grain = prepare_sweep(args, table, tap, row_tap, column_tap, False)
     run_kernel(slot, args, tasks, grain)
     # The calls above get only the address of this array. Numba frees an array after its last use,

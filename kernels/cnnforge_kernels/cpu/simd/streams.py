@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit, vector_lanes
-from cnnforge_kernels.cpu.runtime.llvm import I8, I32, pointer_to
+from cnnforge_kernels.cpu.runtime.llvm import I8, I32, I64, literals, pointer_to, unpack
 
 # An array of this size or more is written past the caches. A third-level cache of 32 MB keeps
 # little of a larger array until the next op reads it.
@@ -41,6 +41,12 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     return types.void(types.int64), codegen
 
 
+def _store(builder: Any, value: Any, address: Any, index: int) -> None:
+    size = 4 * value.type.count
+    store = builder.store(value, pointer_to(builder, address, value.type, size * index), align=size)
+    store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+
+
 @intrinsic
 def vector_stream(typingctx: Any, vector: Any, address: Any) -> Any:
     """Store a float32 vector past the caches, at an address that is a multiple of its bytes.
@@ -49,12 +55,35 @@ def vector_stream(typingctx: Any, vector: Any, address: Any) -> Any:
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = pointer_to(builder, args[1], args[0].type)
-        store = builder.store(args[0], pointer, align=4 * vector.lanes)
-        store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+        _store(builder, args[0], args[1], 0)
         return context.get_dummy_value()
 
     return types.void(vector, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_stream(
+    typingctx: Any, tile: Any, address: Any, stride: Any, positions: Any, vectors: Any
+) -> Any:
+    """Store each position t of a tile past the caches, at ``address + t * stride``, in bytes.
+
+    The addresses of all vectors must be multiples of their bytes. Call ``end_streams`` before other
+    threads read them.
+    """
+    shape = literals(positions, vectors)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    T, G = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        items = unpack(builder, args[0], T * G)
+        for t in range(T):
+            start = builder.add(args[1], builder.mul(args[2], ir.Constant(I64, t)))
+            for v in range(G):
+                _store(builder, items[t * G + v], start, v)
+        return context.get_dummy_value()
+
+    return types.void(tile, types.int64, types.int64, positions, vectors), codegen
 
 
 @intrinsic
