@@ -36,10 +36,11 @@ def training(tmp_path: Path) -> RayTrain:
 
 
 def begin(training: RayTrain, *ranks: int) -> list[Any]:
+    """Let the workers of a new attempt begin."""
+    attempt = f"{training._attempt}+"
+    who = {"begins": True, "host": "h", "attempt": attempt}
     return [
-        training._answer(
-            {"rank": rank, "begins": True, "host": "h", "node": f"n{rank}", "process": 70 + rank}
-        )
+        training._answer({"rank": rank, "node": f"n{rank}", "process": 70 + rank, **who})
         for rank in ranks
     ]
 
@@ -106,6 +107,22 @@ def test_a_worker_that_has_saved_is_not_started_again(training: RayTrain, code: 
     assert begin(training, 0) == [None]
 
 
+def test_a_worker_that_never_began_is_waited_for(training: RayTrain) -> None:
+    """The first attempt ends before all have begun; the second one has all."""
+    training._waiting_since = 0.0
+    begin(training, 0)
+    assert begin(training, 1, 0)[0] is not None
+    assert training._begun == {0, 1}
+    assert training._waiting_since is None
+
+
+def test_lines_name_the_command_with_its_workers(training: RayTrain) -> None:
+    training.run, training.address = Path(RUN), "auto"
+    line = f"the time limit is reached; go on with 'cnnforge train --resume {RUN}'"
+    training._answer({"rank": 0, "line": line, "stream": "err"})
+    assert training.shown == [(line[:-1] + " --workers 2 --address auto'", "err")]
+
+
 def test_a_machine_without_the_data_is_named(training: RayTrain) -> None:
     with pytest.raises(CnnforgeError, match="does not see"):
         training._answer({"rank": 1, "missing": "the machine h does not see /data"})
@@ -132,7 +149,7 @@ class FakeDesk:
 
 def supervised(script: str, folder: Path, rank: int = 0, stopped: bool = False) -> FakeDesk:
     desk: Any = FakeDesk(script, stopped)
-    supervise(rank, "n", desk, Place(folder, [folder]), ("-c",), {"TF_CONFIG": "here"})
+    supervise(rank, {}, desk, Place(folder, [folder]), ("-c",), {"TF_CONFIG": "here"})
     return desk
 
 
@@ -174,7 +191,7 @@ signal.pause()
 
 def test_what_a_machine_does_not_see_is_told(tmp_path: Path) -> None:
     desk: Any = FakeDesk("")
-    supervise(1, "n", desk, Place(tmp_path, [tmp_path / "data"]), ("-c",), {})
+    supervise(1, {}, desk, Place(tmp_path, [tmp_path / "data"]), ("-c",), {})
     (asked,) = desk.asked
     assert f"does not see {tmp_path / 'data'}: all machines need the data" in asked["missing"]
     assert Place.here("mnist5k", None, tmp_path).needed == [tmp_path]
