@@ -11,9 +11,7 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from cnnforge.distributed.desk import Desk, open_desk
-from cnnforge.distributed.machines import Place, processors_of_a_worker
+from cnnforge.distributed.machines import (
+    Place,
+    graphics_cards_of_a_worker,
+    processors_of_a_worker,
+    scratch,
+)
 from cnnforge.distributed.ray_start import cluster
 from cnnforge.distributed.supervisor import supervise
 from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
@@ -102,13 +105,17 @@ class RayTrain:
         Raises:
             CnnforgeError: The cluster cannot be used, or training cannot go on.
         """
-        self.output.mkdir(parents=True, exist_ok=True)
-        with cluster(
-            self.address, self.workers, self.startup_timeout, show=self._note_death
-        ) as ray_cluster:
+        with (
+            scratch(self.output) as storage,
+            cluster(
+                self.address, self.workers, self.startup_timeout, show=self._note_death
+            ) as ray_cluster,
+        ):
             processors = processors_of_a_worker(ray_cluster, self.workers)
             with open_desk(self._answer, self._errors.append) as desk:
-                thread = threading.Thread(target=self._fit, args=(desk, processors), daemon=True)
+                thread = threading.Thread(
+                    target=self._fit, args=(desk, storage, processors), daemon=True
+                )
                 thread.start()
                 self._wait(thread, desk, should_stop)
         if self._errors:
@@ -277,38 +284,41 @@ class RayTrain:
         error.exit_code = max(1, code)
         raise error
 
-    def _fit(self, desk: Desk, processors: int) -> None:
+    def _fit(self, desk: Desk, storage: Path, processors: int) -> None:
         """Run Ray Train."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         # Ray's own limit must not be the smaller one.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, self.startup_timeout))
-        storage = tempfile.mkdtemp(prefix=".ray-", dir=self.output)
         try:
+            cards = graphics_cards_of_a_worker(self.workers)
             DataParallelTrainer(
                 _work,
                 train_loop_config={
                     "desk": desk,
-                    "place": self.place,
+                    "place": self.place.with_path(storage),
                     "command": self.command,
                     "processors": processors,
                 },
                 backend_config=_addresses(),
                 scaling_config=ScalingConfig(
-                    num_workers=self.workers, resources_per_worker={"CPU": processors}
+                    num_workers=self.workers,
+                    use_gpu=bool(cards),
+                    resources_per_worker={
+                        "CPU": processors,
+                        **({"GPU": cards} if cards else {}),
+                    },
                 ),
                 run_config=RunConfig(
                     name="train",
-                    storage_path=str(Path(storage).absolute()),
+                    storage_path=str(storage),
                     # The desk counts restarts.
                     failure_config=FailureConfig(max_failures=-1),
                 ),
             ).fit()
         except BaseException as error:
             self._errors.append(CnnforgeError(f"Ray Train has failed: {one_line(error)}"))
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
 
 
 # Exit codes with which a worker says that it has saved its state, because of a signal.

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cnnforge.distributed.machines import Place, share
+from cnnforge.distributed import machines
+from cnnforge.distributed.machines import Place, scratch, share
 from cnnforge.distributed.ray_train import RayTrain
 from cnnforge.distributed.supervisor import WorkerDied, supervise
 from cnnforge.errors import CnnforgeError, RunError
@@ -189,7 +190,10 @@ signal.pause()
     assert supervised(waits, tmp_path, stopped=True).asked[-1]["code"] == 143
 
 
-def test_what_a_machine_does_not_see_is_told(tmp_path: Path) -> None:
+def test_what_a_machine_does_not_see_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "_VISIBLE", 0.0)
     desk: Any = FakeDesk("")
     supervise(1, {}, desk, Place(tmp_path, [tmp_path / "data"]), ("-c",), {})
     (asked,) = desk.asked
@@ -207,3 +211,15 @@ def test_processors_are_shared(sizes: list[int], workers: int, part: int) -> Non
 def test_too_few_processors() -> None:
     with pytest.raises(CnnforgeError, match=r"has 3 processors, which is too few for 4 workers"):
         share([1, 2], 4)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RunError, match=r"file/runs cannot be written to: Not a directory; name"),
+        scratch(tmp_path / "file" / "runs"),
+    ):
+        pass
+    with scratch(tmp_path / "runs") as folder:
+        assert folder.is_dir()
+    assert not list((tmp_path / "runs").iterdir())
