@@ -112,8 +112,8 @@ def no_answer(address: str, seconds: float) -> str:
             "or close programs that use the processors"
         )
     return (
-        f"the Ray cluster at {address} did not answer within {seconds:g} s: check the address, or "
-        "give it more time with --startup-timeout"
+        f"the Ray cluster at {address} did not answer within {seconds:g} s: check the address and "
+        "the token (RAY_AUTH_TOKEN_PATH), or give it more time with --startup-timeout"
     )
 
 

@@ -17,6 +17,10 @@ _HOST = re.compile(r"Worker IP address: (\S+)")
 # Ray reports a worker that was killed because the machine has no memory left in another form.
 _NO_MEMORY = "due to memory pressure"
 _OF_RAY_DATA = re.compile(r"(?:MapWorker\()?MapBatches\((\w+)\)+")
+# A line that a part of Ray in C++ writes.
+_OF_RAY = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] ")
+_COLOR = re.compile(r"\x1b\[\d*m")
+_PREFIXED = re.compile(r"\((.*?) ?pid=(\d+)(?:, ip=([^)]+))?\) (.*)")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -49,7 +53,8 @@ def lines_of(data: Mapping[str, Any]) -> Iterator[str]:
     for line in data.get("lines", ()):
         text = str(line).rstrip()
         # Ray's own marks in the output of a worker start with a colon.
-        if text and not text.startswith((":actor_name:", ":task_name:", ":job_id:")):
+        marks = (":actor_name:", ":task_name:", ":job_id:")
+        if text and not text.startswith(marks) and not _OF_RAY.match(text):
             yield f"{name} (process {process}{where}): {text}"
 
 
@@ -61,6 +66,15 @@ def _about_workers(line: str) -> Iterator[str]:
         yield f"warning: worker process {number}{where} died: it was killed, or it crashed"
     elif _NO_MEMORY in line:
         yield f"warning: Ray has killed a worker{where}, because the memory is nearly full"
+
+
+def _parsed(line: str) -> Mapping[str, Any]:
+    """Return the message that Ray has turned into a line for a client of a cluster."""
+    line = _COLOR.sub("", line)
+    if match := _PREFIXED.fullmatch(line):
+        name, process, host, text = match.groups()
+        return {"pid": process, "ip": host, "actor_name": name, "lines": [text]}
+    return {"pid": "raylet", "lines": [line]}
 
 
 @contextlib.contextmanager
@@ -79,12 +93,8 @@ def shown_by(show: Show) -> Iterator[None]:
 
     def streamed(client: Any, level: int, msg: str) -> None:
         for line in msg.splitlines():
-            # The client gets the text that Ray would print.
-            if _DIED in line or _NO_MEMORY in line:
-                for text in _about_workers(line):
-                    show(text)
-            elif line.strip() and "(raylet" not in line and "(autoscaler" not in line:
-                show(line)
+            for text in lines_of(_parsed(line)):
+                show(text)
 
     places = (
         (worker, "print_to_stdstream", printed),

@@ -14,9 +14,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cnnforge.data import SkippedFile
+from cnnforge.distributed.addresses import CLIENT
 from cnnforge.distributed.predict_worker import (
     Failure,
     Group,
@@ -41,6 +42,11 @@ _RETRIES = 20
 # Ray refuses numbers of retries from this version on.
 _NO_RETRIES_FROM = (2, 64)
 _MAX_BLOCK = 32 * 2**20
+# Number of pieces that a client gets at once.
+_TOGETHER = 8
+
+# The number of a group and of a piece, whether the piece is the last one, and pickled rows.
+_Content = tuple[int, int, bool, bytes]
 
 
 class _Results(NamedTuple):
@@ -144,6 +150,49 @@ def _results(
 ) -> Iterator[tuple[tuple[int, int], _Results]]:
     """Run the groups through Ray Data. Yield the number of the group and of the piece, and rows."""
     import ray
+
+    threads = max(1, usable_processors() // workers) if cluster.local else 1
+    # Ray Data does not run in a program that is only a client of the cluster.
+    run = _relayed if cluster.address.startswith(CLIENT) else _contents
+    try:
+        for number, piece, last, content in run(job, groups, workers, threads):
+            value = pickle.loads(content)
+            if isinstance(value, Failure):
+                raise CnnforgeError(value.message)
+            yield (number, piece), _Results(last, value)
+    except ray.exceptions.RayError as error:
+        raise CnnforgeError(
+            f"a worker died {_RETRIES} times while it predicted the same images, or the cluster "
+            f"ended: {message_of(error)[:200]}"
+        ) from error
+
+
+def _relayed(
+    job: PredictionJob, groups: Sequence[Group], workers: int, threads: int
+) -> Iterator[_Content]:
+    """Run `_contents` in a process of the cluster."""
+    import ray
+
+    relay = ray.remote(num_cpus=0)(_Relay).remote(job, groups, workers, threads)
+    while found := ray.get(relay.next.remote()):
+        yield from found
+
+
+class _Relay:
+    """Runs `_contents` for another process."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._contents = _contents(*arguments)
+
+    def next(self) -> list[_Content]:
+        return list(islice(self._contents, _TOGETHER))
+
+
+def _contents(
+    job: PredictionJob, groups: Sequence[Group], workers: int, threads: int
+) -> Iterator[_Content]:
+    """Run the groups through Ray Data. Yield what `PredictGroups` returns."""
+    import ray
     from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
     # Ray Data writes lines about its plan.
@@ -153,7 +202,6 @@ def _results(
     context.print_on_execution_start = False
     context.target_max_block_size = _MAX_BLOCK
     context.execution_options.preserve_order = True
-    threads = max(1, usable_processors() // workers) if cluster.local else 1
     items = [{"number": n, "group": pickle.dumps(group)} for n, group in enumerate(groups)]
     with warnings.catch_warnings():
         # Ray 2.60 wants no numbers of retries, and has no other place for them.
@@ -175,19 +223,10 @@ def _results(
                 **_retries(max_restarts=-1, max_task_retries=_RETRIES),
             )
         )
-    try:
-        for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
-            columns = (batch[name] for name in ("number", "piece", "last", "content"))
-            for number, piece, last, content in zip(*columns, strict=True):
-                value = pickle.loads(content)
-                if isinstance(value, Failure):
-                    raise CnnforgeError(value.message)
-                yield (int(number), int(piece)), _Results(bool(last), value)
-    except ray.exceptions.RayError as error:
-        raise CnnforgeError(
-            f"a worker died {_RETRIES} times while it predicted the same images, or the cluster "
-            f"ended: {message_of(error)[:200]}"
-        ) from error
+    for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
+        columns = (batch[name] for name in ("number", "piece", "last", "content"))
+        for number, piece, last, content in zip(*columns, strict=True):
+            yield int(number), int(piece), bool(last), content
 
 
 def _retries(**numbers: int) -> dict[str, int]:

@@ -162,7 +162,8 @@ class _Host(threading.Thread):
         import ray
 
         try:
-            ray.init(**self._options, **_QUIET, job_config=_job_config())
+            own = {} if self._address.startswith(CLIENT) else {"job_config": _job_config()}
+            ray.init(**self._options, **_QUIET, **own)
         except BaseException as error:
             self._error = error
         self._ready.set()
