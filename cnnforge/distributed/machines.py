@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cnnforge.distributed.ray_start import Cluster
-from cnnforge.errors import CnnforgeError
+from cnnforge.errors import CnnforgeError, RunError
 from cnnforge.runs import RunDirectory
 from cnnforge.utils.processors import usable_processors
 
 _MOMENT = 0.1
+# Max seconds until what one machine has made is visible on another one.
+_VISIBLE = 10.0
 # The processes of a killed worker end as soon as they notice that it is gone.
 _MAX_WAIT = 30.0
 
@@ -42,9 +46,17 @@ class Place:
         paths = [Path(each).expanduser() for each in needed if each]
         return cls(Path.cwd(), [each.absolute() for each in paths if each.exists()])
 
+    def with_path(self, path: Path) -> Place:
+        """Return the same place with one more path that every machine has to see."""
+        return Place(self.folder, [*self.needed, path])
+
     def enter(self) -> str:
         """Go to the folder of the command. Return what this machine does not see, or ""."""
+        end = time.monotonic() + _VISIBLE
         for path in (self.folder, *self.needed):
+            # A folder in a network may show what is new seconds later.
+            while not path.exists() and time.monotonic() < end:
+                time.sleep(_MOMENT)
             if not path.exists():
                 return (
                     f"the machine {host()} does not see {path}: all machines need the data and the "
@@ -77,6 +89,18 @@ def processors_of_a_worker(cluster: Cluster, workers: int) -> int:
     return share(sizes, workers)
 
 
+def graphics_cards_of_a_worker(workers: int) -> int:
+    """Return the number of graphics cards that each of some workers gets: one, or none.
+
+    Args:
+        workers: Number of workers. They get none if there are fewer cards than workers.
+    """
+    import ray
+
+    cards = sum(int(each["Resources"].get("GPU", 0)) for each in ray.nodes() if each["Alive"])
+    return 1 if cards >= workers else 0
+
+
 def share(sizes: Sequence[int], workers: int) -> int:
     """Return the max number of processors that each of some workers can have.
 
@@ -94,6 +118,34 @@ def share(sizes: Sequence[int], workers: int) -> int:
         f"the cluster has {sum(sizes)} processors, which is too few for {workers} workers: give "
         f"--workers {sum(sizes)} or fewer, or add machines"
     )
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Make a folder for the files of Ray, which is removed at the end.
+
+    Args:
+        folder: The folder that all machines see, in which it is made.
+
+    Yields:
+        Its absolute path.
+
+    Raises:
+        RunError: It cannot be made.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            made = tempfile.TemporaryDirectory(
+                prefix=".ray-", dir=folder, ignore_cleanup_errors=True
+            )
+            path = Path(stack.enter_context(made)).absolute()
+        except OSError as error:
+            raise RunError(
+                f"the folder {folder} cannot be written to: {error.strerror or error}; name another"
+                " with --output"
+            ) from error
+        yield path
 
 
 def wait_until_free(run: Path) -> None:

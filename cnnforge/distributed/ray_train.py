@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+import secrets
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cnnforge.distributed.desk import Desk, open_desk
-from cnnforge.distributed.machines import Place, processors_of_a_worker
+from cnnforge.distributed.machines import (
+    Place,
+    graphics_cards_of_a_worker,
+    processors_of_a_worker,
+    scratch,
+)
 from cnnforge.distributed.ray_start import cluster
 from cnnforge.distributed.supervisor import supervise
 from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
@@ -37,6 +41,8 @@ _PATIENCE = 150.0
 _SHORT = 10.0
 # Seconds between two looks at the machines of the cluster.
 _LOOK = 2.0
+# This variable of a worker tells with which of Ray Train's attempts it was started.
+_ATTEMPT = "CNNFORGE_ATTEMPT"
 _PROCESS = re.compile(r"worker process (\d+)")
 
 
@@ -77,6 +83,7 @@ class RayTrain:
     _dead: set[int] = field(default_factory=set)
     _codes: dict[int, int] = field(default_factory=dict)
     _messages: dict[int, list[str]] = field(default_factory=dict)
+    _attempt: str | None = None
     _stopping: bool = False
     _over: bool = False
     _restarts: int = 0
@@ -98,13 +105,17 @@ class RayTrain:
         Raises:
             CnnforgeError: The cluster cannot be used, or training cannot go on.
         """
-        self.output.mkdir(parents=True, exist_ok=True)
-        with cluster(
-            self.address, self.workers, self.startup_timeout, show=self._note_death
-        ) as ray_cluster:
+        with (
+            scratch(self.output) as storage,
+            cluster(
+                self.address, self.workers, self.startup_timeout, show=self._note_death
+            ) as ray_cluster,
+        ):
             processors = processors_of_a_worker(ray_cluster, self.workers)
             with open_desk(self._answer, self._errors.append) as desk:
-                thread = threading.Thread(target=self._fit, args=(desk, processors), daemon=True)
+                thread = threading.Thread(
+                    target=self._fit, args=(desk, storage, processors), daemon=True
+                )
                 thread.start()
                 self._wait(thread, desk, should_stop)
         if self._errors:
@@ -143,7 +154,7 @@ class RayTrain:
         if "line" in asked:
             self._show(asked["line"], asked["stream"])
         elif "begins" in asked:
-            return self._begin(rank, asked["host"], asked["node"], asked["process"])
+            return self._begin(rank, asked)
         elif "code" in asked:
             return self._ended(rank, asked["code"], asked["errors"])
         return None
@@ -151,18 +162,30 @@ class RayTrain:
     def _show(self, line: str, stream: str) -> None:
         if self.run is None and stream == "err" and line.startswith(_RUN):
             self.run = Path(line.removeprefix(_RUN))
-        self.show(line, stream)
+        self.show(self._with_workers(line), stream)
 
-    def _begin(self, rank: int, host: str, node: str, process: int) -> dict[str, Any] | None:
+    def _with_workers(self, text: str) -> str:
+        """Add the workers to a command in a text that continues the run."""
+        command = f"cnnforge train --resume {self.run}'"
+        return text.replace(command, command.removesuffix("'") + self._options() + "'")
+
+    def _options(self) -> str:
+        more = "" if self.address == "local" else f" --address {self.address}"
+        return f" --workers {self.workers}{more}"
+
+    def _begin(self, rank: int, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return what a worker runs; `None` if it is not to begin."""
         if self._stopping or self._errors:
             return None
-        if rank in self._begun:
-            self._restart()
+        if self._attempt != asked["attempt"]:
+            if self._attempt is not None:
+                self._restart()
+            self._attempt = asked["attempt"]
+        self._hosts[rank], self._nodes[rank] = asked["host"], asked["node"]
+        self._processes[rank] = asked["process"]
         self._begun.add(rank)
         if len(self._begun) == self.workers:
             self._waiting_since = None
-        self._hosts[rank], self._nodes[rank], self._processes[rank] = host, node, process
         run = self.run
         arguments = self.arguments if not self._restarts or run is None else self.resumed(run)
         return {"arguments": list(arguments), "run": None if run is None else str(run)}
@@ -196,7 +219,7 @@ class RayTrain:
 
     def _restart(self) -> None:
         """Check that the workers do not start again in vain."""
-        if not self._dead:
+        if not self._dead and self._begun:
             self._died(min(self._begun), "or another one was lost")
         self._restarts += 1
         states = self._newest_states()
@@ -253,45 +276,49 @@ class RayTrain:
         """Return a clause with the command that continues the run."""
         if self.run is None:
             return "there is no run yet: type the command again"
-        more = "" if self.address == "local" else f" --address {self.address}"
-        return f"go on with 'cnnforge train --resume {self.run} --workers {self.workers}{more}'"
+        return f"go on with 'cnnforge train --resume {self.run}{self._options()}'"
 
     def _fail(self, rank: int, code: int) -> None:
-        message = "; ".join(self._messages[rank])
+        message = self._with_workers("; ".join(self._messages[rank]))
         error = CnnforgeError(message if rank == 0 else f"{self._name(rank)}: {message}")
         error.exit_code = max(1, code)
         raise error
 
-    def _fit(self, desk: Desk, processors: int) -> None:
+    def _fit(self, desk: Desk, storage: Path, processors: int) -> None:
         """Run Ray Train."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-        storage = tempfile.mkdtemp(prefix=".ray-", dir=self.output)
+        # Ray's own limit must not be the smaller one.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, self.startup_timeout))
         try:
+            cards = graphics_cards_of_a_worker(self.workers)
             DataParallelTrainer(
                 _work,
                 train_loop_config={
                     "desk": desk,
-                    "place": self.place,
+                    "place": self.place.with_path(storage),
                     "command": self.command,
                     "processors": processors,
                 },
                 backend_config=_addresses(),
                 scaling_config=ScalingConfig(
-                    num_workers=self.workers, resources_per_worker={"CPU": processors}
+                    num_workers=self.workers,
+                    use_gpu=bool(cards),
+                    resources_per_worker={
+                        "CPU": processors,
+                        **({"GPU": cards} if cards else {}),
+                    },
                 ),
                 run_config=RunConfig(
                     name="train",
-                    storage_path=str(Path(storage).absolute()),
+                    storage_path=str(storage),
                     # The desk counts restarts.
                     failure_config=FailureConfig(max_failures=-1),
                 ),
             ).fit()
         except BaseException as error:
             self._errors.append(CnnforgeError(f"Ray Train has failed: {one_line(error)}"))
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
 
 
 # Exit codes with which a worker says that it has saved its state, because of a signal.
@@ -315,7 +342,7 @@ def _work(config: dict[str, Any]) -> None:
     threads = str(config["processors"])
     supervise(
         ray.train.get_context().get_world_rank(),
-        ray.get_runtime_context().get_node_id(),
+        {"node": ray.get_runtime_context().get_node_id(), "attempt": os.environ.get(_ATTEMPT)},
         config["desk"],
         config["place"],
         config["command"],
@@ -336,10 +363,12 @@ def _addresses() -> Any:
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             import ray
 
-            all_of_them = worker_group.execute(_free_address)
+            all_of_them, attempt = worker_group.execute(_free_address), secrets.token_hex(8)
             ray.get(
                 [
-                    worker_group.execute_single_async(rank, _set_tf_config, all_of_them, rank)
+                    worker_group.execute_single_async(
+                        rank, _set_tf_config, all_of_them, rank, attempt
+                    )
                     for rank in range(len(worker_group))
                 ]
             )
@@ -363,6 +392,7 @@ def _free_address() -> str:
     return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
 
 
-def _set_tf_config(workers: list[str], rank: int) -> None:
+def _set_tf_config(workers: list[str], rank: int, attempt: str) -> None:
     task = {"type": "worker", "index": rank}
+    os.environ[_ATTEMPT] = attempt
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})

@@ -7,8 +7,6 @@ chooses the values of trials, keeps the results and decides about pruning, as wi
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnforge.distributed.desk import Desk, open_desk
-from cnnforge.distributed.machines import Place, processors_of_a_worker, wait_until_free
+from cnnforge.distributed.machines import (
+    Place,
+    graphics_cards_of_a_worker,
+    processors_of_a_worker,
+    scratch,
+    wait_until_free,
+)
 from cnnforge.distributed.ray_start import cluster
 from cnnforge.errors import CnnforgeError, one_line
 
@@ -57,12 +61,17 @@ class RayTune:
 
     def run(self, sweep: Sweep, should_stop: Callable[[], bool]) -> None:
         """Run trials until none is left."""
-        with cluster(
-            self.address, self.workers, self.startup_timeout, show=lambda line: None
-        ) as ray_cluster:
+        with (
+            scratch(self.folder) as storage,
+            cluster(
+                self.address, self.workers, self.startup_timeout, show=lambda line: None
+            ) as ray_cluster,
+        ):
             processors = processors_of_a_worker(ray_cluster, self.workers)
             with open_desk(lambda asked: self._answer(sweep, asked), self._errors.append) as desk:
-                thread = threading.Thread(target=self._fit, args=(desk, processors), daemon=True)
+                thread = threading.Thread(
+                    target=self._fit, args=(desk, storage, processors), daemon=True
+                )
                 thread.start()
                 end = None
                 while thread.is_alive():
@@ -98,24 +107,24 @@ class RayTune:
             return sweep.order(number)
         return None
 
-    def _fit(self, desk: Desk, processors: int) -> None:
+    def _fit(self, desk: Desk, storage: Path, processors: int) -> None:
         """Run Ray Tune."""
         # No files of TensorBoard; and the output that `_quiet` can end.
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
         from ray import tune
 
-        storage = tempfile.mkdtemp(prefix=".ray-", dir=self.folder)
         try:
+            cards = graphics_cards_of_a_worker(self.workers)
             supervised = tune.with_parameters(
                 _supervise,
                 start=self.start,
                 desk=desk,
-                place=self.place,
+                place=self.place.with_path(storage),
                 processors=processors,
             )
             tune.Tuner(
-                tune.with_resources(supervised, {"cpu": processors}),
+                tune.with_resources(supervised, {"cpu": processors, "gpu": cards}),
                 tune_config=tune.TuneConfig(
                     search_alg=_searcher(desk),
                     num_samples=-1,
@@ -123,7 +132,7 @@ class RayTune:
                 ),
                 run_config=tune.RunConfig(
                     name="sweep",
-                    storage_path=str(Path(storage).absolute()),
+                    storage_path=str(storage),
                     failure_config=tune.FailureConfig(max_failures=self.max_deaths - 1),
                     verbose=0,
                     callbacks=[_quiet()],
@@ -131,8 +140,6 @@ class RayTune:
             ).fit()
         except BaseException as error:
             self._errors.append(CnnforgeError(f"Ray Tune has failed: {one_line(error)}"))
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
 
 
 def _quiet() -> Any:

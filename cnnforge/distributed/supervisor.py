@@ -20,7 +20,7 @@ from cnnforge.distributed.machines import Place, host, wait_until_free
 
 ERROR = "error: "
 _HELD_BACK = (ERROR, "interrupted by ")
-_MOMENT = 0.2
+_MOMENT = 0.5
 _THREADS = ("NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 # A worker that does not save its state in this time is killed.
 _PATIENCE = 120.0
@@ -32,7 +32,7 @@ class WorkerDied(RuntimeError):
 
 def supervise(
     rank: int,
-    node: str,
+    who: Mapping[str, Any],
     desk: Desk,
     place: Place,
     command: Sequence[str],
@@ -42,7 +42,7 @@ def supervise(
 
     Args:
         rank: Number of the worker, from 0.
-        node: Name that Ray has for this machine.
+        who: What the desk is told when the command begins.
         desk: The desk. Its questions have the keys `rank` and one of `missing`, `begins`, `line`
             and `code`.
         place: What this machine has to see.
@@ -56,7 +56,7 @@ def supervise(
     if missing:
         desk.ask(rank=rank, missing=missing)
         return
-    order = desk.ask(rank=rank, begins=True, host=host(), node=node, process=os.getpid())
+    order = desk.ask(rank=rank, begins=True, host=host(), process=os.getpid(), **who)
     if order is None:
         return
     if order["run"] and rank == 0:

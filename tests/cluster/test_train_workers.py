@@ -93,7 +93,9 @@ def test_t28_ten_workers_killed_at_a_random_step(started, whole, tmp_path: Path)
     command = train(started)
     for kill in range(10):
         # Without a new state, a restart is in vain.
-        command.says("epoch ", command.err.count("epoch ") + 1)
+        command.says("run directory: ", kill + 1)
+        before = command.err.rpartition("run directory: ")[0]
+        command.says("epoch ", before.count("epoch ") + 1)
         time.sleep(draws.uniform(0, 2))
         process = workers_of(tmp_path)[draws.randrange(2)]
         os.kill(process if draws.random() < 0.5 else parent_of(process), signal.SIGKILL)

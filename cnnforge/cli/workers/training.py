@@ -57,7 +57,6 @@ def train_with_workers(
         output, data = Path(options.output).expanduser(), options.data
     else:
         output, data = resume.parent, RunDirectory.open(resume, needs=()).read_config()[0]["data"]
-    output.mkdir(parents=True, exist_ok=True)
 
     def resumed(run: Path) -> list[str]:
         command = ["train", "--resume", str(run), *kept(arguments)]

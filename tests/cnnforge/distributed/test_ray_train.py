@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cnnforge.distributed.machines import Place, share
+from cnnforge.distributed import machines
+from cnnforge.distributed.machines import Place, scratch, share
 from cnnforge.distributed.ray_train import RayTrain
 from cnnforge.distributed.supervisor import WorkerDied, supervise
 from cnnforge.errors import CnnforgeError, RunError
@@ -36,10 +37,11 @@ def training(tmp_path: Path) -> RayTrain:
 
 
 def begin(training: RayTrain, *ranks: int) -> list[Any]:
+    """Let the workers of a new attempt begin."""
+    attempt = f"{training._attempt}+"
+    who = {"begins": True, "host": "h", "attempt": attempt}
     return [
-        training._answer(
-            {"rank": rank, "begins": True, "host": "h", "node": f"n{rank}", "process": 70 + rank}
-        )
+        training._answer({"rank": rank, "node": f"n{rank}", "process": 70 + rank, **who})
         for rank in ranks
     ]
 
@@ -106,6 +108,22 @@ def test_a_worker_that_has_saved_is_not_started_again(training: RayTrain, code: 
     assert begin(training, 0) == [None]
 
 
+def test_a_worker_that_never_began_is_waited_for(training: RayTrain) -> None:
+    """The first attempt ends before all have begun; the second one has all."""
+    training._waiting_since = 0.0
+    begin(training, 0)
+    assert begin(training, 1, 0)[0] is not None
+    assert training._begun == {0, 1}
+    assert training._waiting_since is None
+
+
+def test_lines_name_the_command_with_its_workers(training: RayTrain) -> None:
+    training.run, training.address = Path(RUN), "auto"
+    line = f"the time limit is reached; go on with 'cnnforge train --resume {RUN}'"
+    training._answer({"rank": 0, "line": line, "stream": "err"})
+    assert training.shown == [(line[:-1] + " --workers 2 --address auto'", "err")]
+
+
 def test_a_machine_without_the_data_is_named(training: RayTrain) -> None:
     with pytest.raises(CnnforgeError, match="does not see"):
         training._answer({"rank": 1, "missing": "the machine h does not see /data"})
@@ -132,7 +150,7 @@ class FakeDesk:
 
 def supervised(script: str, folder: Path, rank: int = 0, stopped: bool = False) -> FakeDesk:
     desk: Any = FakeDesk(script, stopped)
-    supervise(rank, "n", desk, Place(folder, [folder]), ("-c",), {"TF_CONFIG": "here"})
+    supervise(rank, {}, desk, Place(folder, [folder]), ("-c",), {"TF_CONFIG": "here"})
     return desk
 
 
@@ -172,9 +190,12 @@ signal.pause()
     assert supervised(waits, tmp_path, stopped=True).asked[-1]["code"] == 143
 
 
-def test_what_a_machine_does_not_see_is_told(tmp_path: Path) -> None:
+def test_what_a_machine_does_not_see_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "_VISIBLE", 0.0)
     desk: Any = FakeDesk("")
-    supervise(1, "n", desk, Place(tmp_path, [tmp_path / "data"]), ("-c",), {})
+    supervise(1, {}, desk, Place(tmp_path, [tmp_path / "data"]), ("-c",), {})
     (asked,) = desk.asked
     assert f"does not see {tmp_path / 'data'}: all machines need the data" in asked["missing"]
     assert Place.here("mnist5k", None, tmp_path).needed == [tmp_path]
@@ -190,3 +211,15 @@ def test_processors_are_shared(sizes: list[int], workers: int, part: int) -> Non
 def test_too_few_processors() -> None:
     with pytest.raises(CnnforgeError, match=r"has 3 processors, which is too few for 4 workers"):
         share([1, 2], 4)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RunError, match=r"file/runs cannot be written to: Not a directory; name"),
+        scratch(tmp_path / "file" / "runs"),
+    ):
+        pass
+    with scratch(tmp_path / "runs") as folder:
+        assert folder.is_dir()
+    assert not list((tmp_path / "runs").iterdir())
