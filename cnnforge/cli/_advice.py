@@ -24,7 +24,7 @@ _OF_A_RUN = ("evaluate", "predict", "serve")
 # Endings of the files in a run that a user may name instead of the run.
 _FILES_OF_RUNS = (".keras", ".toml", ".ckpt")
 # The options whose value is a run.
-_TAKE_A_RUN = ("--resume", "--init-from")
+_TAKE_A_RUN = ("--resume", "--init-from", "--determinism")
 
 
 def explain(error: Any, program: Any, arguments: Sequence[str]) -> str:
@@ -181,6 +181,12 @@ def _about_command(error: Any, program: Any, arguments: Sequence[str], command: 
     if option in _TAKE_A_RUN and list(words)[-1:] == [option]:
         to_type = _to_type([*corrected, _LATEST], arguments)
         return f"{path} {option} needs a run; {_LATEST} is the newest run{to_type}"
+    if command == "doctor" and "unexpected extra argument" in error.format_message():
+        run = next(filter(_is_run, words), _LATEST)
+        return (
+            f"{path} checks this machine, and a run is the value of --resume or --determinism; "
+            f"type: {shlex.join(['cnnforge', command, '--resume', str(run)])}"
+        )
     if not to_type:
         return ""
     if hasattr(error, "param_type"):

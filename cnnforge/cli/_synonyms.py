@@ -28,6 +28,7 @@ COMMANDS = _by_name(
         "tune tuner hpo hyperparameters optimize search": "sweep",
         "models datasets layers": "plugins",
         "check checks env info diagnose": "doctor",
+        "determinism deterministic reproduce": "doctor --determinism",
         "resume continue": "train --resume",
         "finetune fine-tune transfer": "train --init-from",
         "convert deploy save": "export",

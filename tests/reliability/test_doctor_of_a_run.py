@@ -1,8 +1,11 @@
 """`cnnforge doctor --resume` and `--determinism`, on copies of runs."""
 
+import dataclasses
+import errno
 import hashlib
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +13,10 @@ import odd_layers
 import pytest
 
 from cnnforge.cli import main
+from cnnforge.cli.doctor import worker
+from cnnforge.runs import RunDirectory
+from cnnforge.training import StateStore
+from cnnforge.verifying.processes import Copies
 
 # Its processes are copies of the process of the command, which has computed nothing. So they do not
 # import Keras again, which takes seconds.
@@ -44,6 +51,15 @@ TWO_PROCESSORS = """
 from cnnforge.verifying import repeating
 repeating.usable_processors = lambda: 2
 """
+# A result of `cnnforge.verifying.trials.answer`.
+TRIAL = {
+    "last": 2,
+    "limit": 2,
+    "batches": 6,
+    "notes": [],
+    "weights": "0" * 64,
+    "difference": None,
+}
 PLUGIN = ("--plugin", odd_layers.__file__)
 
 
@@ -114,7 +130,7 @@ def test_the_last_state_of_a_run_that_goes_on_is_resumed(train, doctor, tmp_path
     begun = r"trained 5 steps from epoch 1, batch [2-5], in copies; the run is unchanged"
     assert re.search(begun, first)
     assert re.fullmatch(r"not interrupted:    [0-9a-f]{16}\.\.\.", whole)
-    assert killed.endswith("(SIGKILL after step 4, resumed from the state after step 3)")
+    assert killed.endswith("(SIGKILL after step 4, resumed after step 3)")
     assert last == "the same bits: this run can be interrupted at any time"
     assert digests(run) == before
 
@@ -163,8 +179,8 @@ def test_the_first_layer_that_differs_is_named(run_of, doctor, model, kind, caus
     layer = f"layer 'odd' ({kinds.get(model, 'OfTheThreads')})"
     found = re.fullmatch(
         rf"NOT BIT-EQUAL {kind}: first the outputs of {re.escape(layer)}, in step 1 \(epoch 1, "
-        r"batch 1\); (\d+) of 64 compared values differ, by up to ([\d.e-]+) \(the largest value is "
-        r"([\d.e-]+)\)",
+        r"batch 1\); (\d+) of 64 compared values differ, by up to ([\d.e-]+) "
+        r"\(the largest value is ([\d.e-]+)\)",
         line,
     )
     assert found
@@ -188,3 +204,158 @@ def test_a_layer_that_hashes_a_text_differs_in_another_process(run_of, capsys):
         "training 1 step, twice in one process",
         "training them in another process",
     ]
+
+
+def test_a_run_with_frozen_epochs_and_a_damaged_state(run_of, doctor, tmp_path):
+    """The steps go from the first phase into the second one."""
+    weights = run_of("small", "--augment", "shift:1")
+    made = run_of("small", "--init-from", str(weights), "--freeze-epochs", "1")
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    for state in (run / "last").iterdir():
+        state.write_bytes(state.read_bytes()[:1000])
+    ended = doctor("--resume", run, "--steps", "8")
+    assert ended.code == 0, ended.err
+    notes = [line for line in ended.err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2
+    assert notes[0].startswith(f"note: {run}/last/state-00002-0000000.ckpt is damaged (")
+    assert "trained 8 steps from the beginning of the run" in ended.out
+
+
+@pytest.fixture
+def run(run_of, tmp_path):
+    return Path(shutil.copytree(run_of("steady"), tmp_path / "run"))
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Return `refused(*arguments, code=2)`: the error, without processes of its own."""
+
+    def answer(self, request, environment):
+        return 0, json.dumps(worker.answer_to(json.loads(request)))
+
+    monkeypatch.setattr(Copies, "_run", answer)
+
+    def refused(*arguments, code=2):
+        assert main(["doctor", *map(str, arguments)]) == code
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+    return refused
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("check", ["--resume", "--determinism"])
+def test_data_that_are_gone(run, refused, check):
+    replace(run / "config.toml", 'data = "toy"', 'data = "images:/nowhere"')
+    assert "if the data have moved, name their new place with --data" in refused(check, run)
+
+
+def test_a_plugin_that_is_gone(run, refused):
+    replace(run / "config.toml", odd_layers.__file__, "/nowhere/acme.py")
+    assert "there is no file /nowhere/acme.py" in refused("--resume", run)
+
+
+def test_another_backend(run, refused):
+    environment = json.loads((run / "environment.json").read_text())
+    environment["backend"]["name"] = "torch"
+    (run / "environment.json").write_text(json.dumps(environment))
+    error = refused("--determinism", run)
+    assert error.startswith(f"the run {run} was trained with the Keras backend torch, and this is")
+    assert error.endswith("set KERAS_BACKEND=torch")
+    # A state names the backend too.
+    (run / "environment.json").unlink()
+    state = StateStore(run / "last").load()[0]
+    StateStore(run / "last").save(
+        dataclasses.replace(state, config={**state.config, "Keras backend": "torch"})
+    )
+    assert refused("--resume", run).startswith(f"the run {run} has Keras backend = torch, not ")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("config.toml", "cannot be read"), ("kernels.json", "so the kernels of this run are unknown")],
+)
+def test_a_damaged_run(run, refused, name, message):
+    (run / name).write_text("x = [")
+    error = refused("--resume", run, code=1)
+    assert error.startswith(str(run / name))
+    assert message in error
+
+
+def test_a_run_that_is_being_trained(run, refused):
+    with RunDirectory(run).claimed():
+        assert "another process is training the run" in refused("--resume", run, code=1)
+
+
+def test_no_room_for_a_copy(run, refused, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cnnforge.verifying.processes.shutil.copyfile", full)
+    error = refused("--resume", run, code=1)
+    assert f"the run {run} could not be copied to " in error
+    assert "No space left on device; the variable TMPDIR names another folder" in error
+
+
+@pytest.mark.parametrize(("code", "hint"), [(-9, "; memory may have run out"), (1, "")])
+def test_a_process_that_ends(run, refused, monkeypatch, code, hint):
+    def end(self, request, environment):
+        (self.folder / "processes.log").write_text("one\nthe last line\n\n")
+        return code, ""
+
+    monkeypatch.setattr(Copies, "_run", end)
+    how = "by signal 9" if code < 0 else "with exit code 1"
+    assert refused("--resume", run, code=1).endswith(f"was ended {how}: the last line{hint}")
+
+
+def test_a_callback_that_writes_into_the_run(run, refused, monkeypatch):
+    answers = iter([{**TRIAL, "first": 0}, None, {**TRIAL, "first": 1}])
+
+    def write(self, request, environment):
+        (run / "written.txt").touch()
+        trial = next(answers)
+        return (-9, "") if trial is None else (0, json.dumps({"trials": [trial]}))
+
+    monkeypatch.setattr(Copies, "_run", write)
+    error = refused("--resume", run, "--steps", "2", code=1)
+    assert error.startswith(f"{run / 'written.txt'} has changed during the check")
+
+
+def test_what_the_processes_are_asked_for(run, refused, monkeypatch):
+    asked = []
+
+    def ask(self, request, environment):
+        asked.append(json.loads(request))
+        return 0, json.dumps({"error": "enough", "code": 1})
+
+    monkeypatch.setattr(Copies, "_run", ask)
+    assert refused("--resume", run, "--data", "x", "--plugin", "y", "--trust-model", code=1)
+    (request,) = asked
+    assert request["original"] == str(run)
+    assert (request["data"], request["plugin"], request["steps"]) == ("x", ["y"], 10)
+    assert request["trust"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--resume", "{}", "--determinism", "{}"), "give one of --resume and --determinism"),
+        (("--steps", "3"), "--steps belongs to the check of a run: add --resume RUN"),
+        (("--data", "x"), "--data belongs to the check of a run"),
+        (("--trust-model",), "--trust-model belongs to the check of a run"),
+        (("--resume", "{}", "--steps", "1"), "--steps is 1: give 2 or more"),
+        (("--resume", "{}x"), "there is no run "),
+        (("--resume", "{}/last"), "is in the run "),
+        (("--determinism",), "--determinism needs a run; latest is the newest run; type: "),
+        (("{}",), "type: cnnforge doctor --resume {}"),
+    ],
+)
+def test_wrong_arguments(run, refused, arguments, message):
+    error = refused(*(each.replace("{}", str(run)) for each in arguments))
+    assert message.replace("{}", str(run)) in error

@@ -70,6 +70,8 @@ def doctor(
     from cnnforge.cli.doctor.of_run import check_run
     from cnnforge.verifying.processes import RunOptions
 
+    if steps == 1 and determinism is None:
+        raise UsageError("--steps is 1: give 2 or more, so that a step comes after the kill")
     default = 10 if determinism is None else 3
     options = RunOptions(
         data=data, plugin=tuple(plugin or ()), trust=trust_model, steps=steps or default

@@ -106,7 +106,7 @@ def _resumed(path: Path, result: ResumeCheck) -> list[str]:
         f"{path}: trained {steps.describe()}, in copies; the run is unchanged",
         f"not interrupted:    {result.whole[:_DIGITS]}...",
         f"killed and resumed: {result.interrupted[:_DIGITS]}...  (SIGKILL after step "
-        f"{result.killed}, resumed from the state after {_step(result.resumed)})",
+        f"{result.killed}, resumed after step {result.resumed})",
     ]
     if result.equal:
         return [*lines, "the same bits: this run can be interrupted at any time"]
@@ -121,10 +121,6 @@ def _resumed(path: Path, result: ResumeCheck) -> list[str]:
         f"to find the layer, type: cnnforge doctor --determinism {path}; then "
         f"{_report_it(found['plugin'])}",
     ]
-
-
-def _step(number: int) -> str:
-    return f"step {number}" if number else "the start"
 
 
 def _repeated(path: Path, result: RepeatCheck) -> list[str]:
