@@ -31,9 +31,7 @@ def fast_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_spoiled_files(
-    target: Target, fast_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spoiled_files(target: Target, fast_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     tally = Tally(target, fast_folder / target.name)
     for seed in target.seeds:
