@@ -1,0 +1,186 @@
+"""Files that fuzzing has found: each ended in a traceback, took long, or filled the memory."""
+
+import io
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fuzz_target import Files, fresh, place
+from fuzz_targets import TARGETS
+
+from cnnforge.errors import CnnforgeError
+
+READERS = {target.name: target for target in TARGETS}
+Change = Callable[[bytes], bytes]
+
+
+def in_json(*path: str | int, value: Any) -> Change:
+    """Return a function that sets a value in a JSON text."""
+
+    def change(content: bytes) -> bytes:
+        document = place = json.loads(content)
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = value
+        return json.dumps(document).encode()
+
+    return change
+
+
+def in_text(old: bytes, new: bytes) -> Change:
+    def change(content: bytes) -> bytes:
+        assert old in content
+        return content.replace(old, new, 1)
+
+    return change
+
+
+def zipped(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def npy(description: str, data: bytes = b"") -> bytes:
+    text = description.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+def about(kind: str, shape: tuple[int, ...]) -> str:
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}"
+
+
+IMAGES = npy(about("|u1", (4, 4, 4)), bytes(64))
+TOO_LONG = bytearray(zipped(images=IMAGES, labels=npy(about("|u1", (4,)), bytes(4))))
+# The length of the first member in the directory of the archive.
+TOO_LONG[TOO_LONG.index(b"PK\x01\x02") + 20 : TOO_LONG.index(b"PK\x01\x02") + 24] = b"\xf0" * 4
+
+DEEP = b"[" * 100_000
+DIGITS = b"9" * 5000
+
+
+def constant(content: bytes) -> Change:
+    return lambda _: content
+
+
+FOUND: Sequence[tuple[str, str, Change, str]] = [
+    # NumPy takes the description of an array apart as Python.
+    ("npz", "data.npz", constant(zipped(images=npy("{'descr': ("), labels=b"")), "is damaged"),
+    # 16 GiB of sums of rows without values.
+    ("npz", "data.npz", constant(zipped(images=IMAGES, labels=npy(about("<i8", (2**31, 0))))),
+     r"labels has the shape \(2147483648, 0\) and no values"),
+    ("npz", "data.npz", constant(zipped(images=IMAGES, labels=npy(about("<U1", (4,)), b"\xff" * 16))),
+     "labels has characters that do not exist"),
+    ("npz", "data.npz", constant(bytes(TOO_LONG)), "'images.npy' has 4.04 GB in a file of"),
+    ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03\0\0\0"),
+     r"is damaged: its header gives the shape \(\)"),
+    # The buffer for what the header promises.
+    ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03" + struct.pack(">III", 4000, 2000, 2000)),
+     "expected 16000000000 bytes .* got only 0"),
+    ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03" + struct.pack(">III", 2**31, 0, 4)),
+     "its header gives the shape"),
+    ("coco", "annotations/instances_train.json", in_text(b'"id": 0', b'"id": ' + DIGITS),
+     r"cannot be read \(Exceeds the limit"),
+    ("yolo", "data.yaml", constant(b"train: /\nnames: [cat]\n"), "contains all files of this machine"),
+    ("yolo", "data.yaml", constant(b"train: /dev/zero\nnames: [cat]\n"),
+     "names /dev/zero for train, which is not there"),
+    ("yolo", "data.yaml", constant(b"train: images\nnames: [&a [x, x], *a]\n"), "a name in names is a list"),
+    ("yolo", "data.yaml", constant(b"train: images\nnames: 2026-13-99\n"), r"is damaged \(month must be"),
+    ("space", "space.toml", constant(b"epochs = " + DEEP), "is not TOML: it is nested too deeply"),
+    ("space", "space.toml", constant(b"dropout = [1, " + b"1" + b"0" * 400 + b"]"),
+     "is not TOML: a whole number has more than 64 bits"),
+    ("config", "options.toml", constant(b"epochs = " + DEEP), "is not TOML: it is nested too deeply"),
+    ("config", "options.toml", constant(b"learning_rate = 1" + b"0" * 400), "more than 64 bits"),
+    ("config", "options.toml", constant(b"epochs = 0x" + b"f" * 5000), "more than 64 bits"),
+    # The fraction would have a billion digits.
+    ("detector", "edge.txt", constant(b"1e-999999999 0 0\n0 0 0\n0 0 1e999999999\n"), "not a number"),
+    ("report", "config.toml", in_text(b"epochs = 2", b"epochs = " + DEEP), "nested too deeply"),
+    ("report", "classes.json", constant(DEEP), "nested too deeply"),
+    ("report", "evaluation.json", in_json("best_epoch", value=10**400), "evaluation.json is damaged"),
+    ("report", "evaluation.json", in_json("monitor", value={}), "evaluation.json is damaged"),
+    ("report", "evaluation.json", in_json("metrics", 0, value=3), "evaluation.json is damaged"),
+    ("report", "evaluation.json", in_json("validation", "classes", "cat", value=1), "cannot be read"),
+    ("report", "evaluation.json", in_json("validation", "confusion_matrix", value=[[1]]),
+     r"the confusion matrix has the shape \(1, 1\)"),
+    ("report", "kernels.json", constant(b"[1]"), "kernels.json is damaged .*: restore or delete it"),
+    ("report", "data.json", in_json("images", "training", value="x"), "data.json is damaged"),
+    ("report", "data.json", constant(b"[1]"), "data.json is damaged"),
+    ("report", "environment.json", in_json("cpu", value=1), "environment.json is damaged"),
+    ("report", "predictions.csv", in_text(b"0.9", b"nan"), "row 1 has a probability that is not 0 to 1"),
+    ("report-boxes", "evaluation.json", in_json("validation", "by_size", value=[]), "cannot be read"),
+    ("report-boxes", "detection.json", in_json("overlap", value=10**400), "detection.json is damaged"),
+    ("report-boxes", "validation.png", constant(b"\x89PNG\r\n\x1a\n" + bytes(40)), "cannot be shown"),
+    ("opened", "plugins.json", in_json(0, "plugin", value=[]), "plugins.json cannot be read: a name is"),
+    ("opened", "plugins.json", in_json(0, "version", value=3), "plugins.json cannot be read"),
+    ("sweep", "sweep.json", in_json("prune", value="\n"), r"in which prune is \\n, and now True"),
+    ("guard", "model.keras", constant(b"PK"), "damaged or not a Keras model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "file", "change", "message"), FOUND)
+def test_refused_with_one_line(
+    name: str, file: str, change: Change, message: str, tmp_path: Path
+) -> None:
+    target = READERS[name]
+    seed = next(each for each in target.seeds if file in each)
+    place(tmp_path, {}, {**seed, file: change(seed[file])})
+    with pytest.raises(CnnforgeError, match=message) as caught:
+        target.read(tmp_path, 1)
+    assert "\n" not in str(caught.value)
+
+
+READ: Sequence[tuple[str, str, Change]] = [
+    ("voc", "Annotations/0.xml", in_text(b"<width>5", b"<width>1e999")),
+    ("coco", "annotations/instances_train.json", in_json("images", 0, "width", value=10**30)),
+    ("tar", "classnames.txt", constant(b"1.0\n2.0\n")),
+    ("choices", "choices.json", in_json("choices", "ab", "shape", value=[float("inf")])),
+    ("choices", "choices.json", constant(DEEP)),
+    ("keras-json", "keras.json", constant(DEEP)),
+    ("runs", "lenet-photos-001/config.toml", in_text(b"epochs = 2", b"epochs = 0x" + b"f" * 5000)),
+    ("report", "metrics.csv", in_text(b"0.6", b"1e300")),
+    ("report", "metrics.csv", in_text(b"\n1,", b"\ninf,")),
+    ("report", "data.json", in_json("notes", value=["\ud800"])),
+    ("report", "thumbnails.npz", constant(zipped(rows=npy(about("|u1", (1, 1)), b"1"),
+                                                 ends=npy(about("|u1", (1,)), b"1"),
+                                                 content=npy(about("|u1", (1,)), b"1")))),
+    ("plan-record", "plan.json", in_json("versions", "builtin/numba", value=1.5)),
+    ("state", "meta.json", in_json("sums", "seconds", value=[])),
+    ("state", "meta.json", in_json("history", 0, "loss", value="x")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "file", "change"), READ)
+def test_read_without_what_is_damaged(name: str, file: str, change: Change, tmp_path: Path) -> None:
+    target = READERS[name]
+    seed = next(each for each in target.seeds if file in each)
+    place(tmp_path, {}, {**seed, file: change(seed[file])})
+    target.read(tmp_path, 1)
+
+
+def test_texts_of_a_parquet_file_that_are_not_utf_8(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    offsets = np.array([0, 2, 4], np.int32).tobytes()
+    texts = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(b"a\xffb\x80")]
+    )
+    pq.write_table(pa.table({"image": [b"x", b"y"], "label": texts}), tmp_path / "data.parquet")
+    with pytest.raises(CnnforgeError, match=r"is damaged \('utf-8' codec can't decode"):
+        READERS["parquet"].read(tmp_path, 1)
+
+
+def test_a_message_about_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
+    files: Files = READERS["parquet"].seeds[0]
+    content = files["data.parquet"]
+    place(fresh(tmp_path), {}, {"data.parquet": content[:-8] + b"\x03\0\0\0PAR1"})
+    with pytest.raises(CnnforgeError) as caught:
+        READERS["parquet"].read(tmp_path, 1)
+    assert re.fullmatch(".+ (cannot be read|is damaged).*", str(caught.value))
