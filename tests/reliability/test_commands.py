@@ -49,6 +49,16 @@ benchmarking.measure_peaks = lambda: os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
+# The table of three rows is longer than the result on stdout, which is a file too.
+QUICK_AND_LONG = """
+from cnnforge import benchmarking
+from cnnforge.benchmarking import peaks
+peaks._SECONDS, peaks._COPIED_BYTES = 0.01, 1 << 20
+text = benchmarking.csv_text
+benchmarking.csv_text = lambda result: 20 * text(result)
+"""
+
+
 @dataclass(frozen=True)
 class Case:
     """A command that writes.
@@ -104,6 +114,14 @@ CASES = {
         f"{TRAIN}/runs --cache",
         full="the image cache",
         read_only="the image cache",
+    ),
+    "bench": Case(
+        "bench global_average_pooling2d --shape 2x3x3x2 --rounds 3 --csv OUT/table.csv --plot "
+        "OUT/plot.png",
+        full="table.csv could not be written: File too large; ",
+        read_only="table.csv cannot be written: the folder ",
+        code=2,
+        needs=QUICK_AND_LONG,
     ),
     "train": Case(TRAIN, full="could not be written", read_only="cannot create a run directory in"),
 }

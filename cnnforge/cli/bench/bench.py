@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,6 +138,11 @@ def _check_target(path: Path | None, suffix: str) -> None:
     if not path.parent.is_dir() or path.is_dir():
         raise UsageError(
             f"{path} cannot be written: its folder does not exist, or the path is a folder"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"{path} cannot be written: the folder {path.parent} cannot be written to; name "
+            "another folder"
         )
 
 
@@ -309,12 +315,16 @@ def _write_files(result: dict[str, Any], csv: Path | None, plot: Path | None) ->
     from cnnforge.benchmarking import csv_text
     from cnnforge.errors import message_of
     from cnnforge.reporting.benchmark_figures import benchmark_figure
-    from cnnforge.utils.atomic_files import write_text
+    from cnnforge.utils.atomic_files import atomic_path, write_text
+
+    def draw(path: Path) -> None:
+        with atomic_path(path) as temporary:
+            benchmark_figure(temporary, result)
 
     problems = []
     for path, write in (
         (csv, lambda path: write_text(path, csv_text(result))),
-        (plot, lambda path: benchmark_figure(path, result)),
+        (plot, draw),
     ):
         try:
             if path is not None:
