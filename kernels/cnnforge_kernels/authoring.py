@@ -76,6 +76,7 @@ from cnnforge_kernels.cpu.norm.inference import (
 from cnnforge_kernels.cpu.norm.training import (
     BATCH_NORM_ACTIVATIONS,
     batch_moments,
+    batch_moments_and_averages,
     batch_norm_forward,
     batch_norm_grads,
 )
@@ -184,6 +185,7 @@ __all__ = [
     "average_pool2d_forward",
     "average_pool2d_grad_inputs",
     "batch_moments",
+    "batch_moments_and_averages",
     "batch_norm_forward",
     "batch_norm_grads",
     "batch_norm_inference_forward",

@@ -318,6 +318,19 @@ def test_threads_and_repetition_change_no_bit(shape):
     assert many == again == one
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99, 1.0])
+def test_moving_averages_are_rounded_as_in_keras(momentum):
+    inputs = values(100, 7) + np.float32(3)
+    averages = values(7, seed=1), values(7, seed=2) ** 2
+    results = [*np.full((2, 7), np.nan), *np.full((2, 7), np.nan, np.float32)]
+    cpu.batch_moments_and_averages(inputs, *averages, momentum, *results)
+    _, *moments = forward(inputs, *factors(7))
+    for average, now, moment, wanted in zip(averages, results[2:], results, moments, strict=False):
+        np.testing.assert_array_equal(moment, wanted)
+        added = np.float32(wanted) * np.float32(1 - momentum)
+        np.testing.assert_array_equal(now, average * np.float32(momentum) + added)
+
+
 def test_nothing_around_the_results_is_written():
     """Arrays aligned to an element and no better, with another number before and behind."""
     for rows, channels in [(1, 1), (3, 2), (5, 3), (16, 3), (33, 7), (40, 17), (70, 130)]:

@@ -8,8 +8,8 @@ import keras
 import numba
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.authoring import batch_moments as batch_moments_forward
 from cnnforge_kernels.authoring import (
+    batch_moments_and_averages,
     batch_norm_forward,
     batch_norm_grads,
     batch_norm_inference_forward,
@@ -22,8 +22,8 @@ from cnnforge_plugins.layers._kernel_layer import KernelLayer
 Shape = tuple[int, ...]
 
 
-def _moment_shapes(inputs: Shape) -> tuple[Shape, Shape]:
-    return inputs[1:], inputs[1:]
+def _moment_shapes(inputs: Shape) -> tuple[Shape, Shape, Shape, Shape]:
+    return inputs[1:], inputs[1:], inputs[1:], inputs[1:]
 
 
 def _output_shape(inputs: Shape, gamma: Shape, beta: Shape, mean: Shape, variance: Shape) -> Shape:
@@ -39,10 +39,11 @@ NORMALIZED = "_cnnforge_normalized"
 
 batch_moments = ArrayOp(
     "batch_moments",
-    forward=batch_moments_forward,
-    inputs={"inputs": 2},
-    outputs={"mean": _MOMENT, "variance": _MOMENT},
+    forward=batch_moments_and_averages,
+    inputs={"inputs": 2, "moving_mean": 1, "moving_variance": 1},
+    outputs={"mean": _MOMENT, "variance": _MOMENT, "new_mean": 1, "new_variance": 1},
     output_shapes=_moment_shapes,
+    attributes={"momentum": 0.99},
 )
 # Its gradient of the inputs is also that through the moments, which are functions of the inputs. So
 # nothing is differentiated through `batch_moments`, and the moments have no gradient here.
@@ -109,10 +110,12 @@ class BatchNormalization(KernelLayer, keras.layers.BatchNormalization):
             moments = self.moving_mean, self.moving_variance
             outputs = batch_norm_inference(rows, gamma, beta, *moments, epsilon=epsilon)
             return ops.reshape(outputs, ops.shape(inputs))
-        mean, variance = batch_moments(ops.stop_gradient(rows))
-        for average, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            now = ops.cast(now, average.dtype)
-            average.assign(average * self.momentum + now * (1.0 - self.momentum))
+        averages = self.moving_mean, self.moving_variance
+        mean, variance, *changed = batch_moments(
+            ops.stop_gradient(rows), *averages, momentum=float(self.momentum)
+        )
+        for average, now in zip(averages, changed, strict=True):
+            average.assign(now)
         found, shape = (
             batch_norm(rows, gamma, beta, mean, variance, epsilon=epsilon),
             ops.shape(inputs),

@@ -147,6 +147,37 @@ def batch_moments(inputs: Any, mean: Any, variance: Any) -> None:
 
 
 @cached_njit()
+def batch_moments_and_averages(
+    inputs: Any,
+    moving_mean: Any,
+    moving_variance: Any,
+    momentum: float,
+    mean: Any,
+    variance: Any,
+    new_mean: Any,
+    new_variance: Any,
+) -> None:
+    """Compute the mean and the variance of each channel, and the moving averages after the step.
+
+    Args:
+        inputs: (M, C) float32. All arrays must be C-contiguous.
+        moving_mean: (C,) float32, average of the means of earlier steps.
+        moving_variance: (C,) float32, average of the variances of earlier steps.
+        momentum: Weight of the earlier averages in the new ones, from 0 to 1.
+        mean: (C,) float64, written, as by ``batch_moments``.
+        variance: (C,) float64, written, as by ``batch_moments``.
+        new_mean: (C,) float32, written: ``moving_mean * momentum + mean * (1 - momentum)``.
+        new_variance: (C,) float32, written, in the same way.
+    """
+    batch_moments(inputs, mean, variance)
+    kept, added = np.float32(momentum), np.float32(1 - momentum)
+    for c in range(mean.size):
+        # As in Keras, each product is rounded to float32 before the sum.
+        new_mean[c] = moving_mean[c] * kept + np.float32(mean[c]) * added
+        new_variance[c] = moving_variance[c] * kept + np.float32(variance[c]) * added
+
+
+@cached_njit()
 def batch_norm_forward(
     inputs: Any,
     gamma: Any,
