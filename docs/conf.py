@@ -65,6 +65,8 @@ CONTENTS = {
         "docs/explain",
         "docs/troubleshooting",
         "docs/reliability",
+        "docs/distributed",
+        "docs/scaling",
         "docs/inference",
         "docs/serve",
         "docs/export",
