@@ -66,6 +66,8 @@ CONTENTS = {
         "docs/troubleshooting",
         "docs/reliability",
         "docs/soak",
+        "docs/distributed",
+        "docs/scaling",
         "docs/inference",
         "docs/serve",
         "docs/export",

@@ -281,6 +281,26 @@ class ReplicaTrainer(Trainer):
             variable.assign(kept + change)
         return dense, dict(zip((LOSS, *found), tf.unstack(scalars, len(found) + 1), strict=True))
 
+    def _outputs(self, batch: tf.Tensor) -> Any:
+        """Predict a batch: the devices of this process have a part of it each."""
+        if not self._replicas.mirrored:
+            return super()._outputs(batch)
+        strategy, devices = self._replicas.strategy, self._replicas.count
+        count = tf.shape(batch)[0]
+
+        def part() -> Any:
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            start, stop = count * index // devices, count * (index + 1) // devices
+            # A device without a part computes with one image, and its result is left out.
+            first = tf.minimum(start, count - 1)
+            outputs = self._model(batch[first : tf.maximum(stop, first + 1)], training=False)
+            return keras.tree.map_structure(lambda it: it[: stop - start], outputs)
+
+        def joined(values: Any) -> tf.Tensor:
+            return tf.concat(strategy.experimental_local_results(values), 0)
+
+        return keras.tree.map_structure(joined, strategy.run(part))
+
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         index = tf.distribute.get_replica_context().replica_id_in_sync_group
         if self._replicas.mirrored:
