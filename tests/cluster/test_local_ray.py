@@ -42,9 +42,9 @@ print("ended")
 
 
 def folders() -> set[Path]:
-    return {
-        each for place in (tempfile.gettempdir(), "/tmp") for each in Path(place).glob("cnnf*-*")
-    }
+    """The folders of local Rays in the folders for temporary files."""
+    places = {Path(tempfile.gettempdir()), Path("/tmp")}
+    return {each for place in places for each in place.glob("cnnforge-[0-9]*-*")}
 
 
 def test_t29_nothing_listens_off_the_loopback_interface(
@@ -116,7 +116,7 @@ def test_nothing_is_left_after_a_signal(
     assert "Traceback" not in started.err
     assert not started.left()
     assert not folders() - before
-    assert not Path(started.process.args[0]).with_name("rows.csv").exists()
+    assert not started.path("rows.csv").exists()
 
 
 def test_nothing_runs_on_after_sigkill(command: Start, run: Path, pictures: Path) -> None:

@@ -49,6 +49,10 @@ class Command:
                 env={**os.environ, **environment},
             )
 
+    def path(self, name: str) -> Path:
+        """The path of a file in its working directory."""
+        return self._files[0].with_name(name)
+
     @property
     def out(self) -> str:
         return self._files[0].read_text(encoding="utf-8")
