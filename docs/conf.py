@@ -62,6 +62,7 @@ CONTENTS = {
         "docs/detection",
         "docs/detection-data",
         "docs/compare-and-sweep",
+        "docs/cluster",
         "docs/explain",
         "docs/troubleshooting",
         "docs/reliability",
