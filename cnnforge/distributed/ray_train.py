@@ -51,7 +51,7 @@ class RayTrain:
         resumed: Function that returns the arguments of the command which continues a run.
         run: The run that the first command continues; `None`: it makes a run.
         output: Folder of the run directories.
-        place: What every machine has to see.
+        place: The paths that every machine has to see.
         workers: Number of workers.
         address: `"local"`, or the address of a cluster.
         startup_timeout: Max number of seconds that the start of Ray takes.

@@ -1,4 +1,4 @@
-"""What Ray Train calls on the machine of each worker: set `TF_CONFIG`, and run the command."""
+"""Set `TF_CONFIG` and run the command on the machine of each worker, for Ray Train."""
 
 from __future__ import annotations
 

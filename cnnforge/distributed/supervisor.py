@@ -43,10 +43,10 @@ def supervise(
 
     Args:
         rank: Number of the worker, from 0.
-        who: What the desk is told when the command begins.
+        who: Values that the desk is told when the command begins.
         desk: The desk. Its questions have the keys `rank` and one of `missing`, `begins`, `line`
             and `code`.
-        place: What this machine has to see.
+        place: The paths that this machine has to see.
         command: Arguments of Python before those of the command.
         environment: Environment variables of the process that differ from those of Ray's worker.
 
