@@ -154,7 +154,8 @@ class Sweep:
             answer: The answer, see `cnnforge.cli.sweep.worker`.
 
         Returns:
-            The next order; `{}` if the process needs no order now; `None` if the trial has ended or was stopped.
+            The next order; `{}` if the process needs no order now; `None` if the trial has ended or
+            was stopped.
         """
         if "run" in answer:
             self._set(number, "run", Path(answer["run"]).name)
