@@ -38,12 +38,12 @@ class Command:
 
     @property
     def out(self) -> str:
-        """What it has written on stdout."""
+        """The text that it has written on stdout."""
         return self._files[0].read_text(encoding="utf-8")
 
     @property
     def err(self) -> str:
-        """What it has written on stderr."""
+        """The text that it has written on stderr."""
         return self._files[1].read_text(encoding="utf-8")
 
     def says(self, text: str, times: int = 1) -> None:
