@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 240.0
+# The machine may be busy, and each worker imports Keras.
+PATIENCE = 900.0
 PROGRAM = Path(sys.executable).with_name("cnnforge")
 
 
