@@ -118,7 +118,7 @@ def no_answer(address: str, seconds: float) -> str:
 
 
 def token_file() -> str | None:
-    """Return the file in which Ray looks for the token of a cluster; `None` if there is none."""
+    """Return the file in which Ray looks for the token of a cluster; `None` if it is missing."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     path = named or os.path.join(os.path.expanduser("~"), ".ray", "auth_token")
     return path if os.path.isfile(path) else None

@@ -28,7 +28,7 @@ Batch = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What the workers need to predict images.
+    """The model and the options with which workers predict images.
 
     Attributes:
         run: Absolute path of the run directory.
@@ -142,7 +142,7 @@ class PredictGroups:
         """Predict pieces of groups.
 
         Args:
-            batch: What `read_groups` yields.
+            batch: The columns that `read_groups` yields.
 
         Returns:
             The same columns; `content` has a pickled list of rows, or a pickled `Failure`.

@@ -243,6 +243,8 @@ def _local_settings(folder: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(path),
         "RAY_AUTH_TOKEN": "",
         "RAY_ADDRESS": "",
+        # Ray would give its workers a lower priority than other programs have.
+        "RAY_worker_niceness": str(os.nice(0)),
         # Ray then uses the address of the loopback interface for everything.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }

@@ -1,0 +1,63 @@
+"""`cnnforge predict --workers` writes the file that one process writes, whatever dies."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from local_ray import Command, title
+
+pyarrow = pytest.importorskip("pyarrow")
+
+Start = Callable[..., Command]
+
+
+def test_the_file_of_a_folder_is_the_same(
+    command: Start, run: Path, pictures: Path, expected: bytes, tmp_path: Path
+) -> None:
+    output = tmp_path / "rows.csv"
+    started = command("predict", run, pictures, "--output", output, "--workers", "3")
+    assert started.wait() == 0, started.err
+    assert output.read_bytes() == expected
+    assert len(expected.splitlines()) == 1 + 3002
+
+
+@pytest.mark.parametrize("options", [[], ["--limit", "1497"]])
+def test_the_file_of_parquet_shards_is_the_same(
+    command: Start, run: Path, pictures: Path, tmp_path: Path, options: list[str]
+) -> None:
+    from pyarrow import parquet
+
+    files = sorted(path for path in pictures.iterdir() if path.exists() and not path.is_symlink())
+    (tmp_path / "shards").mkdir()
+    for number in range(3):
+        cells = [{"bytes": path.read_bytes()} for path in files[500 * number : 500 * number + 500]]
+        cells[7] = {"bytes": None} if number == 1 else {"bytes": b"<html>"}
+        table = pyarrow.table({"image": cells})
+        parquet.write_table(table, tmp_path / "shards" / f"{number}.parquet", row_group_size=90)
+    outputs = [tmp_path / "one.json", tmp_path / "two.json"]
+    for output, more in zip(outputs, ([], ["--workers", "2"]), strict=True):
+        words = ["predict", run, tmp_path / "shards", "--output", output, *options, *more]
+        started = command(*words)
+        assert started.wait() == 0, started.err
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_t30_a_row_for_each_file_whatever_dies(
+    command: Start, run: Path, pictures: Path, expected: bytes, tmp_path: Path
+) -> None:
+    output = tmp_path / "rows.csv"
+    started = command("predict", run, pictures, "--output", output, "--workers", "2")
+    killed = []
+    for name in ("read_groups", "PredictGroups", "read_groups", "PredictGroups"):
+        victims = started.until(lambda name=name: set(started.titled(f"({name})")) - set(killed))
+        victim = random.Random(len(killed)).choice(sorted(victims))
+        assert name in title(victim) or not title(victim)
+        os.kill(victim, 9)
+        killed.append(victim)
+    assert started.wait() == 0, started.err
+    assert output.read_bytes() == expected
+    named = [victim for victim in killed if f"worker process {victim} died" in started.err]
+    assert len(named) >= 3, started.err
+    assert not started.left()
