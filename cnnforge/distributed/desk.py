@@ -20,7 +20,7 @@ _MAX_CALLS = 10_000
 
 
 class _Desk:
-    """The actor. Its methods are coroutines, so many processes can wait at a time."""
+    """The actor. Its methods are coroutines, so all processes can wait at a time."""
 
     def __init__(self) -> None:
         import asyncio
@@ -41,7 +41,7 @@ class _Desk:
         return await self._answers[number]
 
     async def take(self) -> tuple[int, Any] | None:
-        """Wait for a question. Return its number and the question; `None` if there is none yet."""
+        """Wait for a question. Return its number and the question; `None` if nobody has asked."""
         import asyncio
 
         try:

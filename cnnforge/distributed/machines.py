@@ -1,4 +1,4 @@
-"""What the machines of a cluster have: processors, and the folders of the command."""
+"""Find what the machines of a cluster have: processors, and the folders of the command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_WAIT = 30.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where the command was typed, and what every machine has to see.
+    """The place at which the command was typed, and what every machine has to see.
 
     Attributes:
         folder: The working directory of the command.

@@ -7,11 +7,8 @@ the last state of the run.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +24,7 @@ from cnnforge.distributed.machines import (
     scratch,
 )
 from cnnforge.distributed.ray_start import cluster
-from cnnforge.distributed.supervisor import supervise
+from cnnforge.distributed.ray_workers import addresses, work
 from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
 from cnnforge.runs import RunDirectory
 
@@ -41,8 +38,6 @@ _PATIENCE = 150.0
 _SHORT = 10.0
 # Seconds between two looks at the machines of the cluster.
 _LOOK = 2.0
-# This variable of a worker tells with which of Ray Train's attempts it was started.
-_ATTEMPT = "CNNFORGE_ATTEMPT"
 _PROCESS = re.compile(r"worker process (\d+)")
 
 
@@ -56,7 +51,7 @@ class RayTrain:
         resumed: Function that returns the arguments of the command which continues a run.
         run: The run that the first command continues; `None`: it makes a run.
         output: Folder of the run directories.
-        place: What every machine has to see.
+        place: The paths that every machine has to see.
         workers: Number of workers.
         address: `"local"`, or the address of a cluster.
         startup_timeout: Max number of seconds that the start of Ray takes.
@@ -280,6 +275,8 @@ class RayTrain:
 
     def _fail(self, rank: int, code: int) -> None:
         message = self._with_workers("; ".join(self._messages[rank]))
+        # The command names itself: `worker 1: ...`.
+        message = message.removeprefix(f"worker {rank}: ")
         error = CnnforgeError(message if rank == 0 else f"{self._name(rank)}: {message}")
         error.exit_code = max(1, code)
         raise error
@@ -294,14 +291,14 @@ class RayTrain:
         try:
             cards = graphics_cards_of_a_worker(self.workers)
             DataParallelTrainer(
-                _work,
+                work,
                 train_loop_config={
                     "desk": desk,
                     "place": self.place.with_path(storage),
                     "command": self.command,
                     "processors": processors,
                 },
-                backend_config=_addresses(),
+                backend_config=addresses(),
                 scaling_config=ScalingConfig(
                     num_workers=self.workers,
                     use_gpu=bool(cards),
@@ -332,67 +329,3 @@ def _signal(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-def _work(config: dict[str, Any]) -> None:
-    """Supervise a worker, in the process of Ray."""
-    import ray
-    import ray.train
-
-    threads = str(config["processors"])
-    supervise(
-        ray.train.get_context().get_world_rank(),
-        {"node": ray.get_runtime_context().get_node_id(), "attempt": os.environ.get(_ATTEMPT)},
-        config["desk"],
-        config["place"],
-        config["command"],
-        {
-            "TF_CONFIG": os.environ["TF_CONFIG"],
-            "NUMBA_NUM_THREADS": threads,
-            "TF_NUM_INTRAOP_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-        },
-    )
-
-
-def _addresses() -> Any:
-    """Return a backend of Ray Train that sets `TF_CONFIG` in each worker, without TensorFlow."""
-    from ray.train.backend import Backend, BackendConfig
-
-    class Addresses(Backend):
-        def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            import ray
-
-            all_of_them, attempt = worker_group.execute(_free_address), secrets.token_hex(8)
-            ray.get(
-                [
-                    worker_group.execute_single_async(
-                        rank, _set_tf_config, all_of_them, rank, attempt
-                    )
-                    for rank in range(len(worker_group))
-                ]
-            )
-
-    class Config(BackendConfig):
-        @property
-        def backend_cls(self) -> Any:
-            return Addresses
-
-    return Config()
-
-
-def _free_address() -> str:
-    """Return the address of this machine with a port that nothing uses."""
-    import ray
-
-    here = ray.util.get_node_ip_address()
-    with socket.socket(socket.AF_INET6 if ":" in here else socket.AF_INET) as server:
-        server.bind((here, 0))
-        port = server.getsockname()[1]
-    return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
-
-
-def _set_tf_config(workers: list[str], rank: int, attempt: str) -> None:
-    task = {"type": "worker", "index": rank}
-    os.environ[_ATTEMPT] = attempt
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})

@@ -42,7 +42,7 @@ class RayTune:
         start: Function that starts a process for a trial; it is called on the machine of a worker,
             with the number of threads.
         folder: The folder of the sweep.
-        place: What every machine has to see.
+        place: The paths that every machine has to see.
         workers: Number of workers.
         address: `"local"`, or the address of a cluster.
         startup_timeout: Max number of seconds that the start of Ray takes.

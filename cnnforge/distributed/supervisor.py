@@ -21,7 +21,8 @@ from cnnforge.distributed.machines import Place, host, wait_until_free
 ERROR = "error: "
 _HELD_BACK = (ERROR, "interrupted by ")
 _MOMENT = 0.5
-_THREADS = ("NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+THREADS = ("NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+"""Variables that limit the threads of a process."""
 # A worker that does not save its state in this time is killed.
 _PATIENCE = 120.0
 
@@ -42,10 +43,10 @@ def supervise(
 
     Args:
         rank: Number of the worker, from 0.
-        who: What the desk is told when the command begins.
+        who: Values that the desk is told when the command begins.
         desk: The desk. Its questions have the keys `rank` and one of `missing`, `begins`, `line`
             and `code`.
-        place: What this machine has to see.
+        place: The paths that this machine has to see.
         command: Arguments of Python before those of the command.
         environment: Environment variables of the process that differ from those of Ray's worker.
 
@@ -94,7 +95,7 @@ def supervise(
 
 def _environment(changed: Mapping[str, str]) -> dict[str, str]:
     # Ray Train sets the last one for another Keras.
-    left_out = {*_THREADS, "TF_USE_LEGACY_KERAS"}
+    left_out = {*THREADS, "TF_USE_LEGACY_KERAS"}
     return {**{k: v for k, v in os.environ.items() if k not in left_out}, **changed}
 
 

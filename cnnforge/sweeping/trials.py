@@ -154,7 +154,8 @@ class Sweep:
             answer: The answer, see `cnnforge.cli.sweep.worker`.
 
         Returns:
-            The next order; `{}` if there is none now; `None` if the trial has ended or was stopped.
+            The next order; `{}` if the process needs no order now; `None` if the trial has ended or
+            was stopped.
         """
         if "run" in answer:
             self._set(number, "run", Path(answer["run"]).name)
@@ -172,7 +173,7 @@ class Sweep:
 
         Args:
             number: Number of the trial.
-            cause: How the last process ended.
+            cause: Clause that says how the last process ended.
         """
         self._failed(number, f"{cause}; see {self.folder / LOG}")
 

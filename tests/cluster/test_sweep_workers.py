@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_sweep
-from cluster_command import Command, parent_of, processes_with
-from forked import SLOW
+from cluster_command import Command, parent_of
 from kill_sweep import trials_of, write_pictures
+from local_ray import adopt_orphans
 
 from cnnforge.distributed.machines import Place
 from cnnforge.distributed.ray_tune import RayTune
@@ -22,9 +22,6 @@ from cnnforge.runs.finding import runs_in
 from cnnforge.sweeping.processes import Process
 from cnnforge.sweeping.results import SweepResult
 from cnnforge.sweeping.trials import MAX_DEATHS
-
-pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SLOW, reason="make test-cluster")]
 
 TRIALS = 4
 
@@ -103,6 +100,7 @@ def test_a_machine_that_does_not_see_the_data_is_named(tmp_path: Path) -> None:
 
 def test_t28_a_killed_worker_of_a_real_sweep(tmp_path: Path) -> None:
     """The process of a trial is killed, and Ray's process of another one."""
+    adopt_orphans()
     write_pictures(tmp_path / "data", 30)
     options = ("--data", "data", "--epochs", "8", "--kernels", "keras", "--trials", "3")
     space = ("--space", "learning_rate=1e-3..3e-2", "--space", "optimizer=adam,sgd")
@@ -117,11 +115,7 @@ def test_t28_a_killed_worker_of_a_real_sweep(tmp_path: Path) -> None:
             end = time.monotonic() + 120
             while not table.exists() and time.monotonic() < end:
                 time.sleep(0.005)
-            (process,) = [
-                number
-                for number in processes_with("cnnforge.cli.sweep.worker")
-                if os.path.samefile(f"/proc/{number}/cwd", tmp_path)
-            ]
+            (process,) = command.titled("cnnforge.cli.sweep.worker")
             os.kill(process if kill == 0 else parent_of(process), signal.SIGKILL)
             command.says(f"trial {kill}: its ")
         assert command.wait() == 0, command.err

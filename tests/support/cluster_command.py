@@ -1,50 +1,19 @@
-"""Start a command whose work several workers share, and kill its processes."""
+"""Commands whose workers are killed."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-PATIENCE = 240.0
-PROGRAM = Path(sys.executable).with_name("cnnforge")
+import local_ray
+
+# The machine may be busy, and each worker imports Keras.
+PATIENCE = 900.0
 
 
-class Command:
-    """A command that runs in a process of its own.
-
-    Args:
-        folder: Working directory. Its output goes into two files there.
-        *arguments: The command line without the name of the program.
-        **environment: Environment variables that differ from those of this process.
-    """
-
-    def __init__(self, folder: Path, *arguments: str | Path, **environment: str) -> None:
-        self._files = folder / "out.txt", folder / "err.txt"
-        with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
-            self.process = subprocess.Popen(
-                [PROGRAM, *map(str, arguments)],
-                cwd=folder,
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
-
-    @property
-    def out(self) -> str:
-        """What it has written on stdout."""
-        return self._files[0].read_text(encoding="utf-8")
-
-    @property
-    def err(self) -> str:
-        """What it has written on stderr."""
-        return self._files[1].read_text(encoding="utf-8")
+class Command(local_ray.Command):
+    """A command that runs in a process of its own, for longer than others."""
 
     def says(self, text: str, times: int = 1) -> None:
         """Wait until a text is on its stderr."""
@@ -55,36 +24,21 @@ class Command:
             time.sleep(0.02)
 
     def wait(self) -> int:
-        """Wait until it has ended, and return its exit code."""
-        try:
-            return self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it has not ended: {self.err}") from None
+        """Wait until it has ended. Return its exit code, 128 plus the number after a signal."""
+        code = self.process.wait(PATIENCE)
+        return code if code >= 0 else 128 - code
 
-    def end(self) -> None:
-        """Kill it, and what it has started."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def processes_with(text: str) -> dict[int, int]:
-    """Return the processes that have a text in their command line.
-
-    Returns:
-        The rank of each process as a worker, by its number; 0 if it is not a worker.
-    """
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if text in folder.joinpath("cmdline").read_bytes().decode(errors="replace"):
-                lines = folder.joinpath("environ").read_bytes().split(b"\0")
-                named = dict(line.partition(b"=")[::2] for line in lines)
-                config = json.loads(named.get(b"TF_CONFIG", b"") or b"{}")
-                found[int(folder.name)] = config.get("task", {}).get("index", 0)
-        except OSError:
-            continue
-    return found
+    def workers(self) -> dict[int, int]:
+        """Return the processes that train, by their rank among the workers."""
+        found = {}
+        for process in self.titled("cnnforge.cli.workers.command"):
+            try:
+                lines = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            config = dict(line.partition(b"=")[::2] for line in lines).get(b"TF_CONFIG", b"{}")
+            found[json.loads(config)["task"]["index"]] = process
+        return found
 
 
 def parent_of(process: int) -> int:
