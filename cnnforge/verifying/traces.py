@@ -2,7 +2,7 @@
 
 Only the digests of the values are kept, and a sample of each: all values of a large model do not
 fit into the memory. Outputs and gradients are computed a second time, layer by layer, before the
-step itself, so a recorded step takes two to three times as long.
+step itself.
 """
 
 from __future__ import annotations
