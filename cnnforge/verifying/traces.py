@@ -94,6 +94,7 @@ def recorded(recorder: Recorder) -> Iterator[None]:
             images: np.ndarray,
             targets: Mapping[str, np.ndarray],
             sums: Mapping[str, float],
+            *more: Any,
         ) -> ChunkResult:
             recorder.begin()
             before = self.arrays()
@@ -101,7 +102,7 @@ def recorded(recorder: Recorder) -> Iterator[None]:
             with contextlib.suppress(Exception):
                 self._record(images, targets)
             self.restore(before)
-            result = super().train(images, targets, sums)
+            result = super().train(images, targets, sums, *more)
             for variable, array in zip(self.variables(), self.arrays(), strict=True):
                 recorder.add("variable", variable.path, array)
             recorder.end()
