@@ -24,7 +24,7 @@ _LEFT_OUT = (".png", ".jpg", ".html", ".keras", ".h5")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class CheckOptions:
     """The options of a check.
 
     Args:
@@ -55,7 +55,7 @@ class Copies:
         RunError: A process is training the run, or there is no room for a copy.
     """
 
-    def __init__(self, run: RunDirectory, options: RunOptions, command: Sequence[str]) -> None:
+    def __init__(self, run: RunDirectory, options: CheckOptions, command: Sequence[str]) -> None:
         self.run, self.options, self._command = run, options, command
         if run.is_claimed:
             raise RunError(

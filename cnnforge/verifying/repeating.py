@@ -28,8 +28,7 @@ class Difference:
         name: Name of the layer or of the variable.
         layer: Name and class of the layer of the variable, as a text; empty if it has none.
         plugin: Plugin or module of the layer; empty if it is a layer of Keras.
-        before: The last layer or variable before it, of the same kind, that is equal; empty if
-            there is none.
+        before: The last layer or variable before it, of the same kind, that is equal, or "".
         max: Max difference in a sample of the values.
         size: Max absolute value in this sample.
         differing: Number of values in the sample that differ.

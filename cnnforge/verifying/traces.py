@@ -2,7 +2,7 @@
 
 Only the digests of the values are kept, and a sample of each: all values of a large model do not
 fit into the memory. Outputs and gradients are computed a second time, layer by layer, before the
-step itself, so a recorded step takes two to three times as long.
+step itself.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def recorded(recorder: Recorder) -> Iterator[None]:
             images: np.ndarray,
             targets: Mapping[str, np.ndarray],
             sums: Mapping[str, float],
+            *more: Any,
         ) -> ChunkResult:
             recorder.begin()
             before = self.arrays()
@@ -101,7 +102,7 @@ def recorded(recorder: Recorder) -> Iterator[None]:
             with contextlib.suppress(Exception):
                 self._record(images, targets)
             self.restore(before)
-            result = super().train(images, targets, sums)
+            result = super().train(images, targets, sums, *more)
             for variable, array in zip(self.variables(), self.arrays(), strict=True):
                 recorder.add("variable", variable.path, array)
             recorder.end()

@@ -126,6 +126,9 @@ class _Trial:
         changed = requirements.check(session.run, session.plugins.records, model_only=False)
         # The user has seen what else there is to note about the data and the model.
         self._notes = [*damaged, *map(requirements.describe_change, changed)]
+        devices = session.state.config.get("devices", 1) if session.state else 1
+        if devices != 1:
+            self._notes.append(f"the run was trained on {devices} devices, and is checked on one")
         session.options = replace(session.options, log=None)
         session.dataset = _cheap(session.dataset)
         return session

@@ -229,6 +229,7 @@ def test_t11_sigterm_while_bench_measures(commands, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+CLOSED = f"import os\nos.chmod(os.environ['OUT'], 0o555)\n{NO_PRIVILEGES}"
 SWEEP = ("sweep", "plain", "--data", "toy", "--kernels", "keras", "--epochs", "1")
 TRIALS = ("--trials", "2", "--space", "learning_rate=1e-3..1e-2", "--plugin", faulty_toy.__file__)
 
@@ -237,16 +238,20 @@ TRIALS = ("--trials", "2", "--space", "learning_rate=1e-3..1e-2", "--plugin", fa
     ("before", "limits", "code", "message"),
     [
         (AT_THE_END, {}, 143, "error: interrupted by SIGTERM"),
+        (CLOSED, {}, 1, "error: {}/sweep.json could not be written: Permission denied"),
         # Its trials are processes that import Keras.
         *[("", {"FSIZE": 1000}, 1, "error: the journal of the sweep could not be written: ")]
         * SLOW,
     ],
-    ids=["T11 SIGTERM", *["full disk"] * SLOW],
+    ids=["T11 SIGTERM", "a folder that is read-only", *["full disk"] * SLOW],
 )
 def test_a_sweep(commands, tmp_path, before, limits, code, message) -> None:
-    ended = commands.run(*SWEEP, *TRIALS, "--output", tmp_path, before=before, limits=limits)
+    out = {"OUT": str(tmp_path)}
+    command = [*SWEEP, *TRIALS, "--output", tmp_path]
+    ended = commands.run(*command, before=before, limits=limits, environment=out)
+    os.chmod(tmp_path, 0o755)
     assert ended.code == code, ended.err
     (line,) = ended.errors
-    assert line.startswith(message)
+    assert line.startswith(message.format(tmp_path))
     assert "Traceback" not in ended.err
     assert not [name for name in files_in(tmp_path) if "tmp" in name or name.endswith("csv")]

@@ -68,12 +68,12 @@ def doctor(
         check_machine(plugin or (), json)
         return
     from cnnforge.cli.doctor.of_run import check_run
-    from cnnforge.verifying.processes import RunOptions
+    from cnnforge.verifying.processes import CheckOptions
 
     if steps == 1 and determinism is None:
         raise UsageError("--steps is 1: give 2 or more, so that a step comes after the kill")
     default = 10 if determinism is None else 3
-    options = RunOptions(
+    options = CheckOptions(
         data=data, plugin=tuple(plugin or ()), trust=trust_model, steps=steps or default
     )
     check_run(find_run(named), options, resumed=determinism is None, json=json)

@@ -15,7 +15,7 @@ from cnnforge.errors import UsageError
 
 if TYPE_CHECKING:
     from cnnforge.runs import RunDirectory
-    from cnnforge.verifying.processes import RunOptions
+    from cnnforge.verifying.processes import CheckOptions
     from cnnforge.verifying.repeating import Difference, RepeatCheck
     from cnnforge.verifying.resuming import ResumeCheck
 
@@ -42,7 +42,7 @@ _CAUSE = {
 _DIGITS = 16
 
 
-def check_run(path: Path, options: RunOptions, *, resumed: bool, json: bool) -> None:
+def check_run(path: Path, options: CheckOptions, *, resumed: bool, json: bool) -> None:
     """Check a run, and print the result.
 
     Args:

@@ -117,7 +117,7 @@ def test_the_message_ends_with_the_command_to_type(here, capsys, typed, correcte
         ("train --save-best", "always saved"),
         ("train --test flowers", "cnnforge evaluate latest --data DATA"),
         ("evaluate --out x.json", "--json > FILE"),
-        ("doctor --data flowers", "it is an option of 'cnnforge train' and 'cnnforge evaluate'"),
+        ("doctor --augment flip", "it is an option of 'cnnforge train'"),
         ("--top-k 3", "an option of 'cnnforge predict': write it after the command"),
     ],
 )

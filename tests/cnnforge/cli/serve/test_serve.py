@@ -134,6 +134,19 @@ def test_runs_that_cannot_be_served(
     fails(["serve", str(run), "--port", "0"], 1, "model.keras", capsys)
 
 
+def test_without_a_host_it_listens_on_this_machine_only(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[str] = []
+    monkeypatch.setattr(
+        "cnnforge.serving.connection.run",
+        lambda server, listener: bound.append(listener.getsockname()[0]),
+    )
+    monkeypatch.setattr("cnnforge.serving.app.make_app", lambda *_, **__: None)
+    assert main(["serve", str(run), "--port", "0", "--kernels", "keras"]) == 0
+    assert bound == ["127.0.0.1"]
+
+
 def test_other_machines_need_a_token(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
