@@ -175,8 +175,8 @@ def _read_jpeg(
     height, width, channels = pixels.shape
     full_size, orientation = image.size, _orientation(image)
     shown = _shown_size(full_size, orientation)
-    # The decoder can halve the size of an image while it decodes, which saves time. Ask for at
-    # least twice the final size, so that the quality depends on the resampling in `fit`.
+    # The decoder can halve the size while it decodes, which saves time. With at least twice the
+    # final size, the quality depends on the resampling in `fit`.
     image.draft(None, (2 * max(width, height), 2 * max(width, height)))
     size, reduced = (image.height, image.width), image.size != full_size
     method = _TRANSPOSES.get(orientation)
@@ -229,12 +229,10 @@ def check_image(path: ImageSource) -> CheckedImage:
         return CheckedImage(size, plain.mode == "L", digest, *one_color_and_dark, mode=plain.mode)
     with _reading(path, content) as image:
         full_size = image.size
-        # Decode a JPEG at an eighth of its size, which is faster. All bytes of the file are still
-        # read, so damage is found.
+        # A JPEG at an eighth of its size is decoded faster, and all of its bytes are still read.
         reduced = image.draft(None, (1, 1)) is not None
         image.load()
-        # Read the size only after loading, because Pillow may then rotate a TIFF and swap height
-        # and width. But if `draft` has reduced a JPEG, use the size that was read before.
+        # Loading may rotate a TIFF and swap height and width. `draft` has reduced a JPEG.
         size = full_size if reduced else image.size
         flat = _flat(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (
@@ -277,23 +275,19 @@ def fit(
 
 @contextmanager
 def _reading(path: ImageSource, content: bytes | None = None) -> Iterator[Image.Image]:
-    """Return a context manager that opens an image file, or its content if that is given.
-
-    Every error becomes an `UnreadableImage`, also an error in the caller's `with` block.
-    """
+    """Open an image file, or its content; every error in the block is an `UnreadableImage`."""
     try:
         with (
             open_source(path) if content is None else BytesIO(content) as file,
             Image.open(file, formats=pillow_formats()) as image,
         ):
-            limit = Image.MAX_IMAGE_PIXELS
-            # Pillow raises an error only above twice its limit, and prints a warning above the
-            # limit. Raise the error above the limit.
-            if limit is not None and image.width * image.height > limit:
+            limit, count = Image.MAX_IMAGE_PIXELS, image.width * image.height
+            # Pillow itself raises an error only above twice its limit.
+            if limit is not None and count > limit:
                 raise Image.DecompressionBombError(
                     f"{image.width} x {image.height} pixels, at most {limit} are read"
                 )
-            with _ALONE if image.width * image.height > LARGE else nullcontext():
+            with _ALONE if count > LARGE else nullcontext():
                 yield image
     except UnreadableImage:
         raise
@@ -318,8 +312,8 @@ def _reason(path: ImageSource, error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Pillow rotates a TIFF itself, so do not rotate it again. A PNG may store its orientation after
-    # the pixels. Ignore such an orientation, since reading it would decode the pixels.
+    # Pillow rotates a TIFF itself. A PNG may store its orientation after the pixels, and reading it
+    # would decode them.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
