@@ -28,6 +28,8 @@ _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB"}
 # The sizes of a small image that is reduced by different factors may be equal, and the decoder
 # could choose another factor than Pillow.
 _MIN_REDUCED = 16
+LARGE = 40_000_000
+"""Images with more pixels are decoded by Pillow, one at a time."""
 
 
 def plain_png(data: bytes) -> Image.Image | None:
@@ -48,8 +50,7 @@ def plain_png(data: bytes) -> Image.Image | None:
     mode = _PNG_MODES.get(color)
     if kind != b"IHDR" or bits != 8 or mode is None or any(rest):
         return None
-    limit = Image.MAX_IMAGE_PIXELS
-    if not width * height or (limit is not None and width * height > limit):
+    if not 0 < width * height <= min(Image.MAX_IMAGE_PIXELS or LARGE, LARGE):
         return None
     position, parts = 33, []
     while position + 12 <= len(data):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
-from typing import NamedTuple, cast
+from threading import RLock
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cnnforge.data.decoders import jpeg_pixels, plain_jpeg, plain_png
+from cnnforge.data.decoders import LARGE, jpeg_pixels, plain_jpeg, plain_png
 from cnnforge.data.formats import content_reason, pillow_formats
 from cnnforge.data.placement import Placing, as_mode, place
 from cnnforge.data.stored import ImageSource, open_source, read_source, source_path
@@ -34,6 +35,8 @@ _SIDEWAYS = (5, 6, 7, 8)
 # Pixels up to this value look black (JPEG files of video frames store black as 16), and pixels that
 # differ from white by no more look white.
 _DARK = 16
+# One large image is decoded at a time: each takes up to 12 bytes a pixel.
+_ALONE = RLock()
 
 
 class UnreadableImage(DataError):
@@ -172,8 +175,8 @@ def _read_jpeg(
     height, width, channels = pixels.shape
     full_size, orientation = image.size, _orientation(image)
     shown = _shown_size(full_size, orientation)
-    # The decoder can halve the size of an image while it decodes, which saves time. Ask for at
-    # least twice the final size, so that the quality depends on the resampling in `fit`.
+    # The decoder can halve the size while it decodes, which saves time. With at least twice the
+    # final size, the quality depends on the resampling in `fit`.
     image.draft(None, (2 * max(width, height), 2 * max(width, height)))
     size, reduced = (image.height, image.width), image.size != full_size
     method = _TRANSPOSES.get(orientation)
@@ -226,12 +229,10 @@ def check_image(path: ImageSource) -> CheckedImage:
         return CheckedImage(size, plain.mode == "L", digest, *one_color_and_dark, mode=plain.mode)
     with _reading(path, content) as image:
         full_size = image.size
-        # Decode a JPEG at an eighth of its size, which is faster. All bytes of the file are still
-        # read, so damage is found.
+        # A JPEG at an eighth of its size is decoded faster, and all of its bytes are still read.
         reduced = image.draft(None, (1, 1)) is not None
         image.load()
-        # Read the size only after loading, because Pillow may then rotate a TIFF and swap height
-        # and width. But if `draft` has reduced a JPEG, use the size that was read before.
+        # Loading may rotate a TIFF and swap height and width. `draft` has reduced a JPEG.
         size = full_size if reduced else image.size
         flat = _flat(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (
@@ -274,23 +275,20 @@ def fit(
 
 @contextmanager
 def _reading(path: ImageSource, content: bytes | None = None) -> Iterator[Image.Image]:
-    """Return a context manager that opens an image file, or its content if that is given.
-
-    Every error becomes an `UnreadableImage`, also an error in the caller's `with` block.
-    """
+    """Open an image file, or its content; every error in the block is an `UnreadableImage`."""
     try:
         with (
             open_source(path) if content is None else BytesIO(content) as file,
             Image.open(file, formats=pillow_formats()) as image,
         ):
-            limit = Image.MAX_IMAGE_PIXELS
-            # Pillow raises an error only above twice its limit, and prints a warning above the
-            # limit. Raise the error above the limit.
-            if limit is not None and image.width * image.height > limit:
+            limit, count = Image.MAX_IMAGE_PIXELS, image.width * image.height
+            # Pillow itself raises an error only above twice its limit.
+            if limit is not None and count > limit:
                 raise Image.DecompressionBombError(
                     f"{image.width} x {image.height} pixels, at most {limit} are read"
                 )
-            yield image
+            with _ALONE if count > LARGE else nullcontext():
+                yield image
     except UnreadableImage:
         raise
     except Exception as error:
@@ -314,8 +312,8 @@ def _reason(path: ImageSource, error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Pillow rotates a TIFF itself, so do not rotate it again. A PNG may store its orientation after
-    # the pixels. Ignore such an orientation, since reading it would decode the pixels.
+    # Pillow rotates a TIFF itself. A PNG may store its orientation after the pixels, and reading it
+    # would decode them.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
@@ -340,15 +338,18 @@ def _flat(image: Image.Image) -> _Flat:
     """Convert an image to 8-bit mode `"L"` or `"RGB"`, without transparency."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         # Scale 16-bit values to 8 bits. Pillow's own conversion would clip values above 255.
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        wide = np.asarray(image)
         highest = wide.max(initial=0)
-        if highest <= 255:
-            return _Flat(Image.fromarray(wide.astype(np.uint8)), narrow=bool(highest))
-        return _Flat(Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)))
+        narrow = np.empty(wide.shape, np.uint8)
+        # One row at a time: all rows with 64 bits need eight times the memory of the image.
+        for row, values in enumerate(wide):
+            values = values.astype(np.int64).clip(0, 65535)
+            narrow[row] = values if highest <= 255 else (values * 255 + 32767) // 65535
+        return _Flat(Image.fromarray(narrow), narrow=0 < highest <= 255)
     if image.mode in ("I", "F"):
         raise _UnsupportedPixels("32-bit pixels have no fixed range: save it with 8 or 16 bits")
     if image.has_transparency_data:
-        return _on_a_background(image.convert("RGBA"))
+        return _on_a_background(as_mode(image, "RGBA"))
     return _Flat(as_mode(image, "L" if image.mode in ("1", "L") else "RGB"))
 
 
@@ -360,7 +361,7 @@ def _on_a_background(image: Image.Image) -> _Flat:
     least, most = opacity.getextrema()
     on_black = least != most and _vanishes(flat)
     if on_black:
-        flat = Image.new("RGB", image.size, "black")
+        flat.paste("black", (0, 0, *image.size))
         flat.paste(image, mask=opacity)
     return _Flat(flat, on_black=on_black)
 
@@ -389,7 +390,9 @@ def _sampled(flat: Image.Image) -> Image.Image:
 
 def _extremes(flat: Image.Image) -> list[tuple[int, int]]:
     """Return the min and the max value of the pixels in each band."""
-    return [cast(tuple[int, int], band.getextrema()) for band in flat.split()]
+    # Unlike `split`, this copies one band at a time.
+    found: Any = flat.getextrema()
+    return [found] if flat.mode == "L" else list(found)
 
 
 def _shades_of_gray(flat: Image.Image) -> bool:

@@ -22,6 +22,7 @@ from cnnforge.errors import UsageError
 from cnnforge.filtering.learned import learned_detector
 from cnnforge.model_files.content import check_keras_file, check_weights_file
 from cnnforge.prediction.plans import find_plan, plan_outputs
+from cnnforge.prediction.predictor import OpenedModel
 from cnnforge.runs import RunDirectory
 from cnnforge_plugins.inference.runner import open_plan
 from cnnforge_plugins.models._torch_checkpoint import _FORMAT, _MAGIC, read_checkpoint
@@ -173,8 +174,8 @@ def _plan_seeds() -> list[Files]:
     return seeds
 
 
-def _read_plan(folder: Path, choice: int) -> None:
-    """Give the spoiled parts of a plan the right checksum, open it, and predict one image."""
+def _read_plan(folder: Path, choice: int) -> OpenedModel:
+    """Give the spoiled parts of a plan the right checksum, and open it."""
     from cnnforge_kernels.plan.files import _digest
 
     arrays: dict[str, Any] = {}
@@ -189,10 +190,14 @@ def _read_plan(folder: Path, choice: int) -> None:
         source = folder / ("arrays.npz" if choice % 2 else "program.json")
         (folder / "plan.npz").write_bytes(source.read_bytes() if source.exists() else b"")
     try:
-        plan = open_plan(folder / "plan.npz")
+        return open_plan(folder / "plan.npz")
     except (ValueError, OSError) as error:
         # `find_plan` shows the message, and Keras predicts.
         raise UsageError(" ".join(str(error).split()) or "no message") from error
+
+
+def _run_plan(folder: Path, choice: int) -> None:
+    plan = _read_plan(folder, choice)
     plan_outputs(plan, np.zeros((1, *plan.image_shape), np.uint8))
 
 
@@ -281,9 +286,9 @@ TARGETS = [
     Target("learned", "the detectors in a model for `filter`", lambda: [
         {"config.toml": config(), **each} for each in _model_seeds()], _read_learned, fixed=["config.toml"]),
     Target("state", "training states with the right checksum", _state_seeds, _read_state),
-    Target("plan", "inference plans with the right checksum", _plan_seeds, _read_plan,
-           # The first prediction compiles kernels.
-           seconds=60),
+    Target("plan", "inference plans with the right checksum", _plan_seeds, _read_plan),
+    # A prediction compiles the kernels that it needs.
+    Target("plan-run", "predictions of such plans", _plan_seeds, _run_plan, kind="compiled", seconds=60),
     Target("plan-record", "`plan.json`", _record_seeds, _read_record,
            fixed=["config.toml", "model.keras", "plan.npz"]),
     Target("checkpoint", "checkpoints of PyTorch", _checkpoint_seeds, _read_checkpoint,

@@ -30,7 +30,8 @@ class Target:
         make_seeds: Function that returns valid cases.
         read: Function that reads a case in a folder, with a random number that chooses options. It
             raises a `CnnforgeError` for a case that cannot be used.
-        kind: `"keras"` if Keras opens the files, which takes longer.
+        kind: `"keras"` if Keras opens the files, and `"compiled"` if kernels are compiled for them.
+            Both take longer.
         fixed: Files that are never spoiled.
         refuses: Further exceptions with a message for the user.
         seconds: Time of the processor that a case may take.
@@ -40,7 +41,7 @@ class Target:
     about: str
     make_seeds: Callable[[], Sequence[Files]]
     read: Callable[[Path, int], object]
-    kind: Literal["bytes", "keras"] = "bytes"
+    kind: Literal["bytes", "keras", "compiled"] = "bytes"
     fixed: Sequence[str] = ()
     refuses: tuple[type[Exception], ...] = ()
     seconds: float = MAX_SECONDS

@@ -59,9 +59,29 @@ def about(kind: str, shape: tuple[int, ...]) -> str:
 
 
 IMAGES = npy(about("|u1", (4, 4, 4)), bytes(64))
-TOO_LONG = bytearray(zipped(images=IMAGES, labels=npy(about("|u1", (4,)), bytes(4))))
-# The length of the first member in the directory of the archive.
-TOO_LONG[TOO_LONG.index(b"PK\x01\x02") + 20 : TOO_LONG.index(b"PK\x01\x02") + 24] = b"\xf0" * 4
+
+
+def too_long(content: bytes) -> bytes:
+    """Change the length of the first member in the directory of an archive."""
+    at = content.index(b"PK\x01\x02") + 20
+    return content[:at] + b"\xf0" * 4 + content[at + 4 :]
+
+
+def in_keras(*path: str, value: Any) -> Change:
+    """Return a function that sets a value in the configuration in a `.keras` file."""
+
+    def change(content: bytes) -> bytes:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        members["config.json"] = in_json(*path, value=value)(members["config.json"])
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, inner in members.items():
+                archive.writestr(name, inner)
+        return file.getvalue()
+
+    return change
+
 
 DEEP = b"[" * 100_000
 DIGITS = b"9" * 5000
@@ -79,7 +99,8 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
      r"labels has the shape \(2147483648, 0\) and no values"),
     ("npz", "data.npz", constant(zipped(images=IMAGES, labels=npy(about("<U1", (4,)), b"\xff" * 16))),
      "labels has characters that do not exist"),
-    ("npz", "data.npz", constant(bytes(TOO_LONG)), "'images.npy' has 4.04 GB in a file of"),
+    ("npz", "data.npz", constant(too_long(zipped(images=IMAGES, labels=npy(about("|u1", (4,)), bytes(4))))),
+     "'images.npy' has 4.04 GB in a file of"),
     ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03\0\0\0"),
      r"is damaged: its header gives the shape \(\)"),
     # The buffer for what the header promises.
@@ -121,7 +142,8 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("opened", "plugins.json", in_json(0, "plugin", value=[]), "plugins.json cannot be read: a name is"),
     ("opened", "plugins.json", in_json(0, "version", value=3), "plugins.json cannot be read"),
     ("sweep", "sweep.json", in_json("prune", value="\n"), r"in which prune is \\n, and now True"),
-    ("guard", "model.keras", constant(b"PK"), "damaged or not a Keras model"),
+    ("guard", "model.keras", too_long, "has 4.04 GB in a file of"),
+    ("learned", "model.keras", in_keras("config", value=[]), "the weights in .* cannot be read"),
 ]  # fmt: skip
 
 

@@ -15,6 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from cnnforge.errors import message_of
+from cnnforge.utils.structured_text import MALFORMED
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _FORMAT = 1001
 _TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
@@ -36,8 +39,10 @@ def read_checkpoint(path: Path) -> Mapping[str, np.ndarray]:
     with path.open("rb") as file:
         try:
             return _read(file)
-        except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a checkpoint of tensors: {error}") from error
+        # A pickle can ask for any amount of memory.
+        except (pickle.UnpicklingError, EOFError, MemoryError, *MALFORMED) as error:
+            reason = message_of(error)
+            raise ValueError(f"{path} is not a checkpoint of tensors: {reason}") from error
 
 
 def _read(file: BinaryIO) -> Mapping[str, np.ndarray]:
