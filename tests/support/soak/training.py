@@ -187,7 +187,7 @@ class Training:
         self.on_disk = root == self.place.disk
         self.output = root / f"runs {self.number}"
         self.images = self.place.data[self.case.channels]
-        self.short = self.draws.random() < 0.75
+        self.one_batch = self.draws.random() < 0.75
         self.save_seconds = self.draws.choice((-1.0, -1.0, 0.1, 300.0))
         # States that the soak has damaged.
         self.damaged: set[Path] = set()
@@ -256,7 +256,7 @@ class Training:
         self.temporary = temporary_files(self.output)
         noted = self.place.folder / "progress"
         noted.write_bytes(b"")
-        orders = {"save_seconds": self.save_seconds, "short": self.short, **fault.orders}
+        orders = {"save_seconds": self.save_seconds, "short": self.one_batch, **fault.orders}
         spare = None
         if "damaged" in orders:
             path = self.draws.choice(sorted(self.images.rglob("*.png")))
