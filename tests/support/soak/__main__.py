@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -108,7 +109,9 @@ class _Soak:
         begun = time.monotonic()
         try:
             training.execute()
-        except (Found, AssertionError, subprocess.TimeoutExpired) as error:
+        except Exception as error:
+            if not isinstance(error, Found):
+                traceback.print_exc()
             self.found += 1
             with self.lock:
                 self.write("found", training=count, what=f"{type(error).__name__}: {error}")

@@ -49,7 +49,7 @@ class Fault:
         room: Bytes that are left on the disk; on a large disk, that a file may have. 0: no limit.
         signals: Number of each signal that comes from outside, and the seconds before it.
         answers: Patterns of the line with the error, by exit code. An empty pattern: no such line.
-        needs: What it needs: `run`, a run with a state; `program`: a new process.
+        program: Whether it comes to a process that imports everything itself.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Fault:
     room: int = 0
     signals: list[tuple[int, float]] = field(default_factory=list)
     answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    needs: str = ""
+    program: bool = False
 
     def allows(self, code: int, line: str) -> bool:
         """Return whether an exit code with a line of an error is a documented answer."""
@@ -173,7 +173,7 @@ def _program(draws: random.Random, moments: int, seconds: float) -> Fault:
     answers = {128 + number: ("",) if number == signal.SIGKILL else interrupted(number)}
     after = [(number, draws.uniform(0, 2 * seconds + 4))]
     name = f"{signal.Signals(number).name} to a new process"
-    return Fault(name, signals=after, answers=answers, needs="program")
+    return Fault(name, signals=after, answers=answers, program=True)
 
 
 _STOPS = (signal.SIGTERM, signal.SIGHUP)

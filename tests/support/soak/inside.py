@@ -1,4 +1,4 @@
-"""What is changed in a process of a training: it counts moments, and does something at one.
+"""Change the functions of a process that trains: it counts moments, and has a fault at one.
 
 A moment is a call of one of the functions that read, train, and write. So a fault can come between
 any two of them, and the same number gives the same moment.
@@ -7,7 +7,6 @@ any two of them, and the same number gives the same moment.
 from __future__ import annotations
 
 import os
-import signal
 import struct
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ RECORD = struct.Struct("<qqqq")
 
 @dataclass
 class Progress:
-    """How far a process came.
+    """The number of batches that a process has trained.
 
     Attributes:
         first: Number of batches, from the first epoch on, that were done when training began; -1 if
@@ -197,6 +196,3 @@ def install(
     ):
         for name in names:
             moments.count(owner, name, before=before)
-
-
-NUMBERS = {each.name: int(each) for each in signal.Signals}

@@ -92,7 +92,7 @@ class Whole:
 
     Attributes:
         weights: Digest of its variables.
-        facts: What another run must have too, see `soak.files.facts_of`.
+        facts: Values that another run must have too, see `soak.files.facts_of`.
         moments: Number of its moments.
         seconds: Its time.
         batches: Number of its batches.
@@ -168,8 +168,9 @@ class Training:
     Attributes:
         place: Its folder.
         case: The case.
-        number: Its number.
+        number: Its number; -1 for a training without faults.
         seed: Seed of the soak.
+        trials: The faults so far.
     """
 
     place: Place
@@ -177,7 +178,6 @@ class Training:
     number: int
     seed: int
     trials: list[Trial] = field(default_factory=list)
-    tell: Callable[[Trial], None] = lambda trial: None
 
     def __post_init__(self) -> None:
         self.draws = random.Random(f"{self.seed} {self.number} {self.case.name}")
@@ -187,7 +187,7 @@ class Training:
         self.on_disk = root == self.place.disk
         self.output = root / f"runs {self.number}"
         self.images = self.place.data[self.case.channels]
-        self.short = self.draws.random() < 0.75
+        self.one_batch = self.draws.random() < 0.75
         self.save_seconds = self.draws.choice((-1.0, -1.0, 0.1, 300.0))
         # States that the soak has damaged.
         self.damaged: set[Path] = set()
@@ -256,7 +256,7 @@ class Training:
         self.temporary = temporary_files(self.output)
         noted = self.place.folder / "progress"
         noted.write_bytes(b"")
-        orders = {"save_seconds": self.save_seconds, "short": self.short, **fault.orders}
+        orders = {"save_seconds": self.save_seconds, "short": self.one_batch, **fault.orders}
         spare = None
         if "damaged" in orders:
             path = self.draws.choice(sorted(self.images.rglob("*.png")))
@@ -272,7 +272,7 @@ class Training:
         elif fault.room:
             options["limits"] = {"FSIZE": fault.room}
         begun = time.monotonic()
-        if fault.needs == "program":
+        if fault.program:
             ended = self._program(fault, run)
         else:
             started = self.place.commands.start(*self.arguments(run), **options)
@@ -297,7 +297,7 @@ class Training:
     def _program(self, fault: Fault, run: Path | None) -> Ended:
         support = Path(__file__).parents[1]
         code = f"import sys; sys.path.insert(0, {str(support)!r})\n"
-        # As in the other processes, so that the files are the same.
+        # The plugin imports a module of the soak.
         code += "from cnnforge.cli import main\nsys.exit(main())"
         with (self.place.folder / "program").open("w+") as err:
             process = subprocess.Popen(
@@ -323,7 +323,7 @@ class Training:
         if fault.name == "the clock jumps":
             late = not progress.fired
         trial = self.add(fault.name, ended.code, line or missing, late)
-        if progress.first < 0 and fault.needs != "program":
+        if progress.first < 0 and not fault.program:
             # It has not begun to train.
             trial.lost = 0
         elif ended.code:
