@@ -145,9 +145,11 @@ demo: $(INSTALLED)
 	$(BIN)/cnnforge train --epochs $(EPOCHS) --output $(DEMO_RUNS)
 	$(BIN)/cnnforge predict "$$(ls -td $(DEMO_RUNS)/*/ | head -n 1)" mnist5k --limit 8
 
-# A process for each of two cores: on a fresh machine most of the time goes into compiling kernels.
-# tests/conftest.py sorts the files.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --benchmark-disable
+# Three processes for two cores: tests that wait for a disk, a server or another process left a sixth
+# of the time of two cores unused. tests/conftest.py sorts the files.
+TEST_PROCESSES ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	--benchmark-disable --durations=40 --durations-min=5
 
 test: lint
 	$(PYTEST)

@@ -13,9 +13,11 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     Their files are written. Fixtures of a module begin before this one, so their runs have figures.
     """
 
-    def write(path: Path, **_: Any) -> list[str]:
+    def write(path: Path, *_: Any, **__: Any) -> list[str]:
         path.write_bytes(b"")
         return []
 
     monkeypatch.setattr("cnnforge.training.session.training_curves", write)
     monkeypatch.setattr("cnnforge.tasks.confusion.confusion_matrix", write)
+    for name in ("curves", "truth_and_found", "labels"):
+        monkeypatch.setattr(f"cnnforge.tasks.detection.figures.{name}", write)

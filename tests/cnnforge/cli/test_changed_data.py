@@ -11,6 +11,8 @@ from PIL import Image
 
 from cnnforge.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 CLASSES = ("cat", "dog")
 
 

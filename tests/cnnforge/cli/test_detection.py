@@ -20,6 +20,8 @@ import cnnforge
 from cnnforge.cli.app import main
 from cnnforge.data import letterbox
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 OPTIONS = ["--kernels", "keras", "--image-size", "64", "--batch-size", "8"]
 TRAIN = ["train", "detector", *OPTIONS]
 

@@ -12,6 +12,8 @@ from pictures import write_classes
 
 from cnnforge.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PLUGIN = """
 @hookimpl
 def cnnforge_models():

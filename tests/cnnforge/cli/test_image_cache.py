@@ -10,6 +10,8 @@ from PIL import Image
 
 from cnnforge.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -11,6 +11,8 @@ import pytest
 
 from cnnforge.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PLUGIN = """
 import keras
 

@@ -11,6 +11,8 @@ from cnnforge.cli.app import main
 from cnnforge.errors import UsageError
 from cnnforge.plugin import ModelSpec
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 PLUGIN = """
 import keras
 from cnnforge.plugin import ModelSpec, hookimpl

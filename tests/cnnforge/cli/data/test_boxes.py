@@ -15,6 +15,8 @@ from cnnforge_plugins.detection_data.coco import load as load_coco
 from cnnforge_plugins.detection_data.voc import load as load_voc
 from cnnforge_plugins.detection_data.yolo import load as load_yolo
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 READERS = {"coco": load_coco, "yolo": load_yolo, "voc": load_voc}
 BOXES = [
     (0, 0, (4, 5, 10, 15)),
