@@ -130,7 +130,11 @@ def _preprocessed(images: keras.KerasTensor, make: Callable[..., keras.Model]) -
     scale = np.diag(matrix)
     if np.allclose(scale, 1) and np.allclose(offset, 0):
         return images
-    return layers.Rescaling(scale.tolist(), offset.tolist(), name="preprocessing")(images)
+    # TensorFlow multiplies by one number ten times as fast as by a number for each channel.
+    scale, offset = (
+        values[0].item() if np.ptp(values) == 0 else values.tolist() for values in (scale, offset)
+    )
+    return layers.Rescaling(scale, offset, name="preprocessing")(images)
 
 
 WEIGHTS = PretrainedWeights(assign=assign, data="ImageNet")
