@@ -214,8 +214,8 @@ class _Run:
                 "the workers have read different states of the run: --output must name one folder "
                 "that all machines see"
             )
-        trainer = self.phase.trainer
-        trainer.restore(self.workers.arrays_from_first(trainer.arrays()))
+        arrays = self.phase.trainer.arrays()
+        self.phase.trainer.restore(self.workers.arrays_from_first(arrays))
 
     def epoch(self) -> None:
         # Each worker computes all features, in its own time.
@@ -353,12 +353,11 @@ class _Run:
     def stop_or_save(self) -> None:
         due = time.monotonic() - self.saved_at > _SAVE_SECONDS
         stop, save = self.workers.agree(self.asked_to_stop(), due and self.workers.is_first)
-        if stop:
+        if stop or save:
             self.save()
+        if stop:
             self.tell(Interrupted(self.state.epoch + 1, self.state.batch))
             raise _Stopped
-        if save:
-            self.save()
 
     def save(self, state: TrainingState | None = None) -> None:
         if state is None:

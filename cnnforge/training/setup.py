@@ -17,14 +17,7 @@ from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
-from cnnforge.data import (
-    DataOptions,
-    Dataset,
-    cached,
-    drop_duplicates,
-    open_dataset,
-    summarize,
-)
+from cnnforge.data import DataOptions, Dataset, cached, drop_duplicates, open_dataset, summarize
 from cnnforge.data.references import absolute_reference, find_dataset
 from cnnforge.distributed.workers import ALONE, Workers
 from cnnforge.errors import CnnforgeError, DataError, UsageError

@@ -94,7 +94,7 @@ def recorded(recorder: Recorder) -> Iterator[None]:
             images: np.ndarray,
             targets: Mapping[str, np.ndarray],
             sums: Mapping[str, float],
-            *more: Any,
+            count: int | None = None,
         ) -> ChunkResult:
             recorder.begin()
             before = self.arrays()
@@ -102,7 +102,7 @@ def recorded(recorder: Recorder) -> Iterator[None]:
             with contextlib.suppress(Exception):
                 self._record(images, targets)
             self.restore(before)
-            result = super().train(images, targets, sums, *more)
+            result = super().train(images, targets, sums, count)
             for variable, array in zip(self.variables(), self.arrays(), strict=True):
                 recorder.add("variable", variable.path, array)
             recorder.end()

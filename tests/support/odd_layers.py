@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +39,8 @@ class OfTheThreads(keras.layers.Layer):
     def call(self, inputs):
         threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", "1"))
         parts = keras.ops.split(inputs, threads, axis=1)
-        return inputs - functools.reduce(keras.ops.add, parts)[:, :1] / 1000
+        total: Any = functools.reduce(keras.ops.add, parts)
+        return inputs - total[:, :1] / 1000
 
 
 @keras.saving.register_keras_serializable("odd_layers")

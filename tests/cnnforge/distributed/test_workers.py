@@ -1,5 +1,6 @@
 """Workers that are threads: what they agree on, gather, and do in the training loop."""
 
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ def threads(size: int) -> list[Workers]:
         given[rank] = array
         meeting.wait()
         assert len({each.shape for each in given}) == 1
-        total = sum(given[1:], given[0].copy())
+        total = functools.reduce(np.add, given)
         meeting.wait()
         return total
 
