@@ -47,7 +47,8 @@ class Fault:
         name: Its name in the table.
         orders: Arguments of `soak.inside.install`.
         room: Bytes that are left on the disk; on a large disk, that a file may have. 0: no limit.
-        signals: Number of each signal that comes from outside, and the seconds before it.
+        signals: Number of each signal that comes from outside, the moment after which it comes, see
+            `soak.inside`, and the seconds after that.
         answers: Patterns of the line with the error, by exit code. An empty pattern: no such line.
         program: Whether it comes to a process that imports everything itself.
     """
@@ -55,7 +56,7 @@ class Fault:
     name: str
     orders: dict[str, Any] = field(default_factory=dict)
     room: int = 0
-    signals: list[tuple[int, float]] = field(default_factory=list)
+    signals: list[tuple[int, int, float]] = field(default_factory=list)
     answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
     program: bool = False
 
@@ -108,6 +109,11 @@ def _inside(draws: random.Random, moments: int, **orders: Any) -> dict[str, Any]
     return {"at": at, "before": draws.random() < 0.5, **orders}
 
 
+def _outside(draws: random.Random, moments: int, number: int) -> tuple[int, int, float]:
+    # Between two moments there may be a second, in which TensorFlow builds a graph.
+    return number, int(moments * draws.random()), 0.5 * draws.random() ** 3
+
+
 def _signal(*numbers: int) -> Any:
     def make(draws: random.Random, moments: int, seconds: float) -> Fault:
         number = int(draws.choice(numbers))
@@ -116,8 +122,7 @@ def _signal(*numbers: int) -> Any:
         if draws.random() < 0.5:
             orders = _inside(draws, moments, signals=(number,))
             return Fault("", orders, answers=answers)
-        after = draws.uniform(0, 0.8 * seconds)
-        return Fault("", signals=[(number, after)], answers=answers)
+        return Fault("", signals=[_outside(draws, moments, number)], answers=answers)
 
     return make
 
@@ -128,8 +133,8 @@ def _twice(draws: random.Random, moments: int, seconds: float) -> Fault:
     if draws.random() < 0.5:
         orders = _inside(draws, moments, signals=(number, number), again=draws.randint(1, 6))
         return Fault("", orders, answers=answers)
-    first, second = draws.uniform(0, 0.8 * seconds), draws.uniform(0, 0.3)
-    return Fault("", signals=[(number, first), (number, second)], answers=answers)
+    second = (number, 0, draws.uniform(0, 0.3))
+    return Fault("", signals=[_outside(draws, moments, number), second], answers=answers)
 
 
 def _full_disk(draws: random.Random, moments: int, seconds: float) -> Fault:
@@ -158,7 +163,7 @@ def _clock(draws: random.Random, moments: int, seconds: float) -> Fault:
     orders["at"] = max(1, orders["at"] // 4)
     # Some of these processes are killed too: otherwise each would end its training.
     kill = draws.random() < 0.5
-    signals = [(int(signal.SIGKILL), draws.uniform(0, seconds))] if kill else []
+    signals = [_outside(draws, moments, int(signal.SIGKILL))] if kill else []
     return Fault("", orders, signals=signals, answers={137: ("",)})
 
 
@@ -171,7 +176,7 @@ def _program(draws: random.Random, moments: int, seconds: float) -> Fault:
     """A new process, whose imports are interrupted too."""
     number = int(draws.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)))
     answers = {128 + number: ("",) if number == signal.SIGKILL else interrupted(number)}
-    after = [(number, draws.uniform(0, 2 * seconds + 4))]
+    after = [(number, 0, draws.uniform(0, seconds + 4))]
     name = f"{signal.Signals(number).name} to a new process"
     return Fault(name, signals=after, answers=answers, program=True)
 

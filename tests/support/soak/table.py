@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -13,6 +14,13 @@ from typing import Any
 
 _MAX_MESSAGES = 3
 _PACKAGES = ("tensorflow", "keras", "numba", "numpy")
+_DIFFERENT = (
+    (r"\.\.\.(/disk)?/runs N/gated-images_N-N", "RUN"),
+    (r"RUN/[-\w/]+\.(csv|json|toml|keras|ckpt|png)", "RUN/FILE"),
+    (r"DATA/(column|none|row)/N", "DATA/CLASS/N"),
+    (r"\((column|none|row)/N", "(CLASS/N"),
+    (r"outputs of layer 'gate'.*?:", "outputs of layer 'gate' ...:"),
+)
 _HEAD = """# A soak: {minutes} minutes of faults
 
 `make soak MINUTES={asked:g} SEED={seed} JOBS={jobs} TABLE=docs/soak.md` has written this page on
@@ -34,8 +42,8 @@ A training has {batches} batches. It saves a state after every batch, every tent
 only at the end of an epoch; this is drawn for each training. So a SIGKILL costs at most an epoch
 here. A training without the soak saves every five minutes and after every epoch. "No effect" counts
 the processes that had ended before the fault came, or in which it changed nothing. The seed decides
-which faults come, and when: at a certain call of a function, or after a certain time. Two machines
-do not come to the same place in the same time, so two soaks with one seed are similar, not equal.
+which faults come, and when: at a certain call of a function, or soon after it. A process does not
+always come to the same place in the same time, so two soaks with one seed are similar, not equal.
 """
 
 
@@ -105,7 +113,7 @@ def _row(fault: str, trials: list[dict[str, Any]]) -> str:
     effective = [trial for trial in trials if not trial["late"]]
     lost = [trial["lost"] for trial in effective if trial["lost"] is not None]
     codes = Counter(trial["code"] for trial in effective)
-    messages = Counter(trial["message"] for trial in effective if trial["message"])
+    messages = Counter(_cell(trial["message"]) for trial in effective if trial["message"])
     cells = (
         fault,
         len(effective),
@@ -113,12 +121,15 @@ def _row(fault: str, trials: list[dict[str, Any]]) -> str:
         f"{sum(lost) / len(lost):.1f}" if lost else "",
         max(lost) if lost else "",
         ", ".join(f"{code} ({count})" for code, count in sorted(codes.items())),
-        "; ".join(f"`{_cell(text)}`" for text, _ in messages.most_common(_MAX_MESSAGES)) or "none",
+        "; ".join(f"`{text}`" for text, _ in messages.most_common(_MAX_MESSAGES)) or "none",
     )
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def _cell(text: str) -> str:
+    """Leave out of a message what differs between trainings."""
+    for pattern, name in _DIFFERENT:
+        text = re.sub(pattern, name, text)
     return text.removeprefix("error: ").replace("|", "\\|").replace("`", "'")
 
 

@@ -236,7 +236,8 @@ class Training:
             if run is not None and self.draws.random() < 0.6:
                 between.draw(self)
             clean = count == _MAX_FAULTS
-            rest = 1 - 0.9 * min(1, self.reached / whole.batches)
+            # A third of the moments come before and after the batches.
+            rest = 1 - 0.65 * min(1, self.reached / whole.batches)
             drawn = faults.draw(self.draws, int(rest * whole.moments), rest * whole.seconds)
             fault = Fault("none", answers={0: ("",)}) if clean else drawn
             ended, progress, _ = self.process(fault, run)
@@ -278,7 +279,7 @@ class Training:
             started = self.place.commands.start(*self.arguments(run), **options)
             if alongside is not None:
                 alongside(started)
-            _send(started.pid, fault)
+            _send(started.pid, fault, noted)
             ended = started.wait()
         seconds = time.monotonic() - begun
         filler.unlink(missing_ok=True)
@@ -306,7 +307,7 @@ class Training:
                 stderr=err,
                 env={**os.environ, **self.environment},
             )
-            _send(process.pid, fault)
+            _send(process.pid, fault, self.place.folder / "progress")
             code = process.wait(_PATIENCE)
             err.seek(0)
             return Ended(code if code >= 0 else 128 - code, "", err.read())
@@ -412,24 +413,35 @@ def _fill(path: Path, room: int) -> None:
         file.truncate(max(0, file.tell() - room))
 
 
-def _send(pid: int, fault: Fault) -> None:
-    """Send signals to a process, once it has handlers."""
-    for number, after in fault.signals:
+def _send(pid: int, fault: Fault, noted: Path) -> None:
+    """Send signals to a process, once it has handlers and has come to a moment."""
+    for number, moment, after in fault.signals:
+
+        def is_there(at: int = moment) -> bool:
+            return Progress.read(noted).moments >= at
+
         if number != signal.SIGKILL:
-            _wait_for_handlers(pid)
+            _wait(pid, lambda: _handles(pid))
+        _wait(pid, is_there)
         time.sleep(after)
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            return
 
 
-def _wait_for_handlers(pid: int) -> None:
-    """Wait until a process handles SIGTERM, or has ended."""
+def _wait(pid: int, done: Callable[[], bool]) -> None:
+    """Wait until something is true, or a process has ended."""
     end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        status = Path(f"/proc/{pid}/status").read_text()
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        if fields["State"].startswith("Z") or int(fields["SigCgt"], 16) & _TERM:
+    while time.monotonic() < end and not done():
+        if _status(pid)["State"].startswith("Z"):
             return
         time.sleep(0.002)
+
+
+def _handles(pid: int) -> bool:
+    """Return whether a process handles SIGTERM."""
+    return bool(int(_status(pid)["SigCgt"], 16) & _TERM)
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
