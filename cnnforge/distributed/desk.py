@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cnnforge.errors import CnnforgeError, one_line
@@ -100,13 +100,16 @@ class Desk:
         """Ask all processes to save their states and to end."""
         import ray
 
-        ray.get(self._actor.stop.remote())
+        # If the desk is lost, its thread has told so.
+        with suppress(Exception):
+            ray.get(self._actor.stop.remote())
 
     def end(self) -> None:
         """Let all processes end at once."""
         import ray
 
-        ray.get(self._actor.end.remote())
+        with suppress(Exception):
+            ray.get(self._actor.end.remote())
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import socket
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 from cnnforge.distributed.supervisor import THREADS, supervise
 from cnnforge.distributed.tf_config import VARIABLE
 
-# This variable of a worker tells with which of Ray Train's attempts it was started.
-_ATTEMPT = "CNNFORGE_ATTEMPT"
-# The value of `TF_CONFIG` for the command. One worker alone does without it.
-_WORKERS = "CNNFORGE_WORKERS"
+# In the process of a worker: the name of Ray Train's attempt, and the value of `TF_CONFIG` for the
+# command. One worker alone does without the latter.
+_given: dict[str, str] = {}
 
 
 def work(config: dict[str, Any]) -> None:
@@ -29,10 +27,10 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     environment = {name: str(config["processors"]) for name in THREADS}
     if context.get_world_size() > 1:
-        environment[VARIABLE] = os.environ[_WORKERS]
+        environment[VARIABLE] = _given[VARIABLE]
     supervise(
         context.get_world_rank(),
-        {"node": ray.get_runtime_context().get_node_id(), "attempt": os.environ.get(_ATTEMPT)},
+        {"node": ray.get_runtime_context().get_node_id(), "attempt": _given["attempt"]},
         config["desk"],
         config["place"],
         config["command"],
@@ -79,5 +77,5 @@ def _free_address() -> str:
 
 def _set_tf_config(workers: list[str], rank: int, attempt: str) -> None:
     task = {"type": "worker", "index": rank}
-    os.environ[_ATTEMPT] = attempt
-    os.environ[_WORKERS] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    _given["attempt"] = attempt
+    _given[VARIABLE] = json.dumps({"cluster": {"worker": workers}, "task": task})
