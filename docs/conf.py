@@ -65,6 +65,7 @@ CONTENTS = {
         "docs/explain",
         "docs/troubleshooting",
         "docs/reliability",
+        "docs/fuzzing",
         "docs/inference",
         "docs/serve",
         "docs/export",
