@@ -181,8 +181,8 @@ def _open(path: Path, config: dict[str, Any] | None) -> keras.Model:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     if problem.package:
         raise _UnknownClassError(
-            f"{printable(problem.text)} belongs neither to Keras nor to an installed plugin: install "
-            f"the plugin that has {problem.package!r}, or name it with --plugin"
+            f"{printable(problem.text)} belongs neither to Keras nor to an installed plugin: "
+            f"install the plugin that has {problem.package!r}, or name it with --plugin"
         )
     raise RefusedModelError(
         path,
