@@ -69,6 +69,7 @@ CONTENTS = {
         "docs/distributed",
         "docs/scaling",
         "docs/cluster",
+        "docs/fuzzing",
         "docs/inference",
         "docs/serve",
         "docs/export",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cnnforge.errors import RunError
+from cnnforge.utils.names import printable
 
 TRUST = "if you trust its author, add --trust-model (in Python: trust_model=True)"
 """Advice for messages about a file that is refused."""
@@ -25,7 +26,7 @@ class RefusedModelError(RunError):
     """
 
     def __init__(self, path: Path, found: str, advice: str = TRUST) -> None:
-        super().__init__(f"{path} is refused: {found}; {advice}")
+        super().__init__(f"{path} is refused: {printable(found)}; {advice}")
 
 
 def models_are_trusted() -> bool:

@@ -23,6 +23,7 @@ from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import BATCH_SIZE, Predictor
 from cnnforge.prediction.reference_predictions import Outputs
 from cnnforge.tasks import Task
+from cnnforge.utils.names import printable
 from cnnforge.utils.structures import map_structure
 
 
@@ -180,8 +181,8 @@ def _open(path: Path, config: dict[str, Any] | None) -> keras.Model:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     if problem.package:
         raise _UnknownClassError(
-            f"{problem.text} belongs neither to Keras nor to an installed plugin: install the "
-            f"plugin that has {problem.package!r}, or name it with --plugin"
+            f"{printable(problem.text)} belongs neither to Keras nor to an installed plugin: "
+            f"install the plugin that has {problem.package!r}, or name it with --plugin"
         )
     raise RefusedModelError(
         path,

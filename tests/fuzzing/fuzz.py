@@ -80,9 +80,7 @@ def _fuzz(name: str, start: int, inputs: int) -> dict[str, Any]:
     while at < end:
         count = min(_PER_PROCESS, end - at)
         command = [sys.executable, __file__, "--child", name, "--start", str(at)]
-        ended = subprocess.run(
-            [*command, "--inputs", str(count)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        ended = subprocess.run([*command, "--inputs", str(count)], capture_output=True)
         lines = ended.stdout.decode(errors="replace").splitlines()
         states = [json.loads(line) for line in lines if line.startswith("{")]
         last = states[-1] if states else {"inputs": 0, "outcomes": {}, "findings": {}}

@@ -19,8 +19,8 @@ sys.path[:0] = [str(Path(__file__).parent)]
 with atheris.instrument_imports(include=["cnnforge", "cnnforge_plugins", "cnnforge_kernels"]):
     from fuzz_targets import TARGETS
 
-from fuzz_one import Tally
-from fuzz_target import Files
+from fuzz_one import Tally  # noqa: E402
+from fuzz_target import Files  # noqa: E402
 
 _CORPUS = Path(__file__).parents[2] / "build" / "fuzz" / "corpus"
 

@@ -24,7 +24,14 @@ WORDS = (
         b"---\n",
         b"%",
     ),
-    *("é".encode(), "²".encode(), "٣".encode(), "１".encode(), "😀".encode(), "\u2028".encode()),
+    *(
+        "é".encode(),
+        "²".encode(),
+        "٣".encode(),
+        "\uff11".encode(),
+        "😀".encode(),
+        "\u2028".encode(),
+    ),
 )
 NUMBERS = (
     *(b"0", b"-0", b"1", b"-1", b"2", b"255", b"256", b"257", b"32767", b"65535", b"65536"),

@@ -7,6 +7,7 @@ here.
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,12 @@ MAX_GROWTH = 1 << 30
 
 
 @pytest.fixture
-def fast_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def fast_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory, if there is one."""
     memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        return tmp_path
-    folder = memory / f"cnnforge-{os.getpid()}"
-    request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
-    return folder
+    folder = memory / f"cnnforge-{os.getpid()}" if os.access(memory, os.W_OK) else tmp_path
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
