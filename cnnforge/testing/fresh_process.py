@@ -23,6 +23,8 @@ from cnnforge.utils.copied_process import CopiedProcess
 _TIMEOUT = 600
 _COPY_TIMEOUT = 60
 _REPORT = "report.json"
+# It ends what the process writes on stdout for a request.
+_ANSWERED = b"\x00answered\n"
 
 
 def save_and_load(subjects: Sequence[Any]) -> str:
@@ -57,7 +59,10 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
     }
     if _from_copy(request):
         return json.loads((folder / _REPORT).read_text())
-    process, _ready[:] = (_ready or [start()])[0], []
+    process = _waiting()
+    if _from_copy_of(process, request):
+        return json.loads((folder / _REPORT).read_text())
+    _ready.clear()
     try:
         _, errors = process.communicate(json.dumps(request), timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -76,22 +81,80 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
     return json.loads(report.read_text())
 
 
-_ready: list[subprocess.Popen[str]] = []
+# The process that waits, with its environment and its folder.
+_ready: list[tuple[subprocess.Popen[str], tuple[Any, ...]]] = []
 
 
 def start() -> subprocess.Popen[str]:
     """Start the process that will open the saved models; it imports Keras, and waits."""
-    path = os.pathsep.join(path for path in sys.path if path)
+    environment = _surroundings()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment[0],
+        cwd=environment[1],
     )
-    _ready.append(process)
+    _ready.append((process, environment))
     return process
+
+
+def _surroundings() -> tuple[dict[str, str], str]:
+    """Return the environment of a new process, and the working folder."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    # pytest changes its variable with each test.
+    known = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return {**known, "PYTHONPATH": path}, os.getcwd()
+
+
+def _waiting() -> subprocess.Popen[str]:
+    """Return the process that waits, if it runs and was started as one would be now; else start."""
+    if _ready:
+        process, environment = _ready[0]
+        if process.poll() is None and environment == _surroundings():
+            return process
+        _ready.clear()
+        process.kill()
+        process.communicate()
+    return start()
+
+
+def _from_copy_of(process: subprocess.Popen[str], request: dict[str, Any]) -> bool:
+    """Let a copy of a process open the models, and return whether it did and found no fault.
+
+    An import of Keras takes seconds, so the process goes on to wait for the next request.
+    """
+    if sys.platform != "linux":
+        return False
+    import select
+
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps({**request, "copy": True}) + "\n")
+        process.stdin.flush()
+        answer = b""
+        while _ANSWERED not in answer:
+            if not select.select([process.stdout], [], [], _TIMEOUT)[0]:
+                return False
+            part = os.read(process.stdout.fileno(), 4096)
+            if not part:
+                return False
+            answer += part
+    except OSError:
+        return False
+    return _trusted(Path(request["folder"]) / _REPORT)
+
+
+def _trusted(report: Path) -> bool:
+    """Return whether a copy has found no fault; else remove its report."""
+    with contextlib.suppress(OSError, ValueError):
+        if not any(json.loads(report.read_text())):
+            return True
+    report.unlink(missing_ok=True)
+    return False
 
 
 _copies: list[CopiedProcess] = []
@@ -109,18 +172,14 @@ def _from_copy(request: dict[str, Any]) -> bool:
     """Let the copy of `fork` open the models, and return whether it did and found no fault."""
     if not _copies:
         return False
-    report = Path(request["folder"]) / _REPORT
-    with contextlib.suppress(OSError, EOFError, ValueError):
+    with contextlib.suppress(OSError, EOFError):
         _copies.pop().ask(request, _COPY_TIMEOUT)
-        if not any(json.loads(report.read_text())):
-            return True
-    report.unlink(missing_ok=True)
-    return False
+    return _trusted(Path(request["folder"]) / _REPORT)
 
 
 @atexit.register
 def _end() -> None:
-    for process in _ready:
+    for process, _ in _ready:
         process.kill()
         process.communicate()
     for copy in _copies:
@@ -130,9 +189,15 @@ def _end() -> None:
 def _main() -> None:
     import keras as keras
 
-    text = sys.stdin.read()
-    if text:
-        _open_models(json.loads(text))
+    for line in sys.stdin:
+        request = json.loads(line)
+        if not request.pop("copy", False):
+            _open_models(request)
+            return
+        with contextlib.suppress(OSError, EOFError):
+            CopiedProcess(_open_models).ask(request, _COPY_TIMEOUT)
+        sys.stdout.buffer.write(_ANSWERED)
+        sys.stdout.buffer.flush()
 
 
 def _open_models(request: dict[str, Any]) -> None:

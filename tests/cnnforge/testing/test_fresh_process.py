@@ -74,3 +74,32 @@ def test_a_copy_is_trusted_only_if_it_finds_no_fault(tmp_path, monkeypatch, answ
 
 def test_without_a_copy(tmp_path):
     assert not fresh_process._from_copy({"folder": str(tmp_path)})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made under Linux only")
+def test_one_process_opens_the_models_of_several_layers(tmp_path, monkeypatch):
+    monkeypatch.setattr(fresh_process, "_ready", [])
+    assert fresh_process._in_fresh_process(tmp_path, 0, json.JSONDecoder) == []
+    ((process, _),) = fresh_process._ready
+    (tmp_path / "report.json").unlink()
+    assert fresh_process._in_fresh_process(tmp_path, 0, json.JSONDecoder) == []
+    assert fresh_process._waiting() is process
+    (tmp_path / "report.json").unlink()
+    # A fault of a copy may be one of copying, so the process itself opens the models, and ends.
+    with pytest.raises(AssertionError, match=r"ends with status 1: FileNotFoundError: .*0\.npz"):
+        fresh_process._in_fresh_process(tmp_path, 1, json.JSONDecoder)
+    assert process.returncode == 1
+    assert fresh_process._ready == []
+
+
+def test_a_process_of_another_environment_is_not_used(monkeypatch):
+    monkeypatch.setattr(fresh_process, "_ready", [])
+    first = fresh_process.start()
+    assert fresh_process._waiting() is first
+    monkeypatch.setenv("ACME", "1")
+    second = fresh_process._waiting()
+    assert second is not first
+    assert first.returncode is not None
+    assert fresh_process._ready[0][0] is second
+    second.kill()
+    second.communicate()
