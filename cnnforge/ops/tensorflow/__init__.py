@@ -97,7 +97,7 @@ def padding_of(tensor: Any) -> tuple[tf.Tensor, tuple[tuple[int, int], ...]] | N
         The tensor, and for each of its axes the number of zeros before and after it. It is `None`
         if the tensor is not padded with zeros, or not in the graph that is being built.
     """
-    if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor):
+    if not tf.is_symbolic_tensor(tensor):
         return None
     if tensor.graph is not tf.compat.v1.get_default_graph() or tensor.op.type != "Pad":
         return None

@@ -196,7 +196,8 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
 
 def call_of(op: ArrayOp, tensor: Any) -> tuple[list[tf.Tensor], dict[str, Any]] | None:
     """Return the inputs and attributes of the node that computes a tensor of the current graph."""
-    if not isinstance(tensor, tf.Tensor) or tensor.graph is not tf.compat.v1.get_default_graph():
+    # A tensor with values has no graph, also if a function that is traced reads it.
+    if not tf.is_symbolic_tensor(tensor) or tensor.graph is not tf.compat.v1.get_default_graph():
         return None
     node: Any = tensor.op
     if node.type != type_name(op.forward_step):

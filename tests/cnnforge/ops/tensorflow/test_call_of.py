@@ -59,6 +59,7 @@ def test_tensors_that_no_call_of_the_op_computes():
     assert traced(lambda x: scale.call_of(other(x))) is None
     assert traced(lambda x: scale.call_of(scale(x) + 1.0)) is None
     assert traced(scale.call_of) is None
+    assert traced(lambda _: scale.call_of(ONES)) is None
 
 
 def test_a_tensor_of_another_graph():

@@ -27,6 +27,8 @@ def test_tensors_that_are_no_padding_with_zeros():
     assert padding_of(tf.pad(IMAGES, WIDTHS)) is None
     assert padding_of(np.ones(3)) is None
     assert traced(padding_of) is None
+    padded = tf.pad(IMAGES, WIDTHS)
+    assert traced(lambda _: padding_of(padded)) is None
     assert traced(lambda x: padding_of(tf.pad(x, WIDTHS, constant_values=1))) is None
     assert traced(lambda x: padding_of(tf.pad(x, WIDTHS, "SYMMETRIC"))) is None
     assert traced(lambda x: padding_of(tf.pad(x, tf.shape(x)[:, None] * [0, 1]))) is None
