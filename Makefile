@@ -209,7 +209,7 @@ INPUTS ?=
 fuzz: $(TEST_INSTALLED)
 	nice -n 19 $(BIN)/python tests/fuzzing/fuzz.py $(READER) $(if $(INPUTS),--inputs $(INPUTS))
 
-$(ATHERIS)/.installed:
+$(ATHERIS)/.installed: | $(TEST_INSTALLED)
 	$(BIN)/python -m pip install --quiet --target $(ATHERIS) atheris==3.0.0
 	@touch $@
 
@@ -286,7 +286,7 @@ bench-plugin: $(TEST_INSTALLED)
 	PYTHONPATH=build/example $(BIN)/python -m pytest plugins/example/benchmark.py \
 		--benchmark-quiet -p no:cacheprovider -k "$(PROMISING)"
 
-$(TWINE)/.installed:
+$(TWINE)/.installed: | $(TEST_INSTALLED)
 	$(BIN)/python -m pip install --quiet --target $(TWINE) twine
 	@touch $@
 
