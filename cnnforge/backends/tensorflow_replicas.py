@@ -29,8 +29,8 @@ from cnnforge.utils.parts import part, part_to_read
 if TYPE_CHECKING:
     from cnnforge.tasks.task import Task
 
-# Added to the seed of a device for each device before it, so that their dropout masks differ. An
-# odd number near 2**32 divided by the golden ratio; its multiples are far apart.
+# Added to the seed of a device for each device before it, so that their dropout masks differ. The
+# multiples of this odd number are far apart.
 _SEED_STEP = 0x9E3779B1
 
 
@@ -118,7 +118,7 @@ class ReplicaTrainer(Trainer):
         super().__init__(model, task, optimizer, batch_size, whole)
         self._replicas = replicas
         weights = {id(variable) for variable in model.weights}
-        # What is no weight is the state of a random generator.
+        # The other variables are the states of random generators.
         self._seeds = [each for each in model.variables if id(each) not in weights]
         self._kept = [
             each for each in model.non_trainable_weights if each.dtype.startswith("float")

@@ -44,7 +44,7 @@ def prepare(
         epochs: Value of `--epochs`, or `None`.
         resume: The run to continue; `None`: a new run.
         claims: Stack that keeps the run claimed until it is closed, and the other workers watched.
-        joining: The devices, and the other workers; `None`: there are none.
+        joining: The devices, and the other workers; `None`: one device and no other worker.
 
     Raises:
         CnnforgeError: See `cnnforge.training.start` and `cnnforge.training.resume`.

@@ -177,7 +177,7 @@ def train(
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Divide each step among graphics cards, or processors if there is none.  "
+            help="Divide each step among graphics cards, or among processors without one.  "
             "[default: 1]",
         ),
     ] = None,

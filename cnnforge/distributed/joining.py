@@ -24,7 +24,7 @@ _TASK = re.compile(r"/task:(\d+)")
 
 @dataclass(frozen=True)
 class Joining:
-    """How a training gets its devices and workers.
+    """The devices and workers that the user asks for.
 
     Args:
         devices: Value of `--devices`, or `None`.
