@@ -66,6 +66,8 @@ CONTENTS = {
         "docs/troubleshooting",
         "docs/reliability",
         "docs/cluster",
+        "docs/distributed",
+        "docs/scaling",
         "docs/inference",
         "docs/serve",
         "docs/export",

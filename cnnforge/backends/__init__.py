@@ -19,6 +19,7 @@ _name = keras.backend.backend()
 if TYPE_CHECKING or _name == "tensorflow":
     from cnnforge.backends.tensorflow import BatchPredictor as BatchPredictor
     from cnnforge.backends.tensorflow import Trainer as Trainer
+    from cnnforge.backends.tensorflow import copies_of as copies_of
     from cnnforge.backends.tensorflow import prepare as prepare
     from cnnforge.backends.tensorflow import pullback as pullback
     from cnnforge.backends.tensorflow import reference_is_unsafe as reference_is_unsafe
@@ -27,6 +28,7 @@ if TYPE_CHECKING or _name == "tensorflow":
 elif _name == "torch":
     from cnnforge.backends.torch import BatchPredictor as BatchPredictor
     from cnnforge.backends.torch import Trainer as Trainer
+    from cnnforge.backends.torch import copies_of as copies_of
     from cnnforge.backends.torch import prepare as prepare
     from cnnforge.backends.torch import pullback as pullback
     from cnnforge.backends.torch import reference_is_unsafe as reference_is_unsafe

@@ -6,7 +6,7 @@ Import these names from `cnnforge.backends`, which chooses the module of the act
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -33,6 +33,12 @@ def prepare(seed: int) -> None:
     """
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+
+
+def copies_of(variable: keras.Variable) -> Sequence[Any]:
+    """Return the copies of a variable on several devices; none if there is one device."""
+    value = variable.value
+    return value.values if isinstance(value, tf.distribute.DistributedValues) else ()
 
 
 class BatchPredictor:
@@ -82,7 +88,7 @@ class BatchPredictor:
         ) -> tuple[tf.Tensor, tuple[tf.TensorArray, ...]]:
             start = number * self._batch_size
             batch = tf.cast(images[start : start + self._batch_size], tf.float32)
-            outputs = self._model(batch, training=False)
+            outputs = self._outputs(batch)
             structure[:] = [keras.tree.map_structure(lambda _: 0, outputs)]
             flat = keras.tree.flatten(outputs)
             return number + 1, tuple(
@@ -96,6 +102,9 @@ class BatchPredictor:
             parallel_iterations=1,
         )[1]
         return keras.tree.pack_sequence_as(structure[0], [array.concat() for array in done])
+
+    def _outputs(self, batch: tf.Tensor) -> Any:
+        return self._model(batch, training=False)
 
 
 class Trainer(BatchPredictor, TrainableModel):

@@ -29,8 +29,8 @@ from cnnforge.utils.parts import part, part_to_read
 if TYPE_CHECKING:
     from cnnforge.tasks.task import Task
 
-# Added to the seed of a device for each device before it, so that their dropout masks differ. An
-# odd number near 2**32 divided by the golden ratio; its multiples are far apart.
+# Added to the seed of a device for each device before it, so that their dropout masks differ. The
+# multiples of this odd number are far apart.
 _SEED_STEP = 0x9E3779B1
 
 
@@ -118,7 +118,7 @@ class ReplicaTrainer(Trainer):
         super().__init__(model, task, optimizer, batch_size, whole)
         self._replicas = replicas
         weights = {id(variable) for variable in model.weights}
-        # What is no weight is the state of a random generator.
+        # The other variables are the states of random generators.
         self._seeds = [each for each in model.variables if id(each) not in weights]
         self._kept = [
             each for each in model.non_trainable_weights if each.dtype.startswith("float")
@@ -280,6 +280,26 @@ class ReplicaTrainer(Trainer):
         for variable, kept, change in zip(self._kept, before, changes, strict=True):
             variable.assign(kept + change)
         return dense, dict(zip((LOSS, *found), tf.unstack(scalars, len(found) + 1), strict=True))
+
+    def _outputs(self, batch: tf.Tensor) -> Any:
+        """Predict a batch: the devices of this process have a part of it each."""
+        if not self._replicas.mirrored:
+            return super()._outputs(batch)
+        strategy, devices = self._replicas.strategy, self._replicas.count
+        count = tf.shape(batch)[0]
+
+        def part() -> Any:
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            start, stop = count * index // devices, count * (index + 1) // devices
+            # A device without a part computes with one image, and its result is left out.
+            first = tf.minimum(start, count - 1)
+            outputs = self._model(batch[first : tf.maximum(stop, first + 1)], training=False)
+            return keras.tree.map_structure(lambda it: it[: stop - start], outputs)
+
+        def joined(values: Any) -> tf.Tensor:
+            return tf.concat(strategy.experimental_local_results(values), 0)
+
+        return keras.tree.map_structure(joined, strategy.run(part))
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         index = tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -39,6 +39,11 @@ def prepare(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
+def copies_of(variable: keras.Variable) -> Sequence[Any]:
+    """Return nothing: under torch, a variable is on one device."""
+    return ()
+
+
 class BatchPredictor:
     """Computes the outputs of a model, batch by batch.
 

@@ -114,6 +114,7 @@ def train_and_report(
         typer.Exit: Training was interrupted by a signal.
     """
     from cnnforge.cli import _ctrl_c, _render
+    from cnnforge.distributed.joining import leave
     from cnnforge.training import StopOnSignal
 
     path = session.run.path
@@ -158,15 +159,13 @@ def train_and_report(
                 f"interrupted by {cause}; the state is saved; go on with "
                 f"'cnnforge train --resume {path}'"
             )
+            leave(session.workers)
             raise typer.Exit(code)
     if not session.workers.is_first:
-        # The first worker writes the report. If the others ended now, it would miss them.
-        session.workers.wait()
         return None
     if result.interrupted:
         _render.message(_time_limit(session))
         if result.state.best is None:
-            session.workers.wait()
             return None
     elif _stopped(session):
         _render.message(_stopped(session))
@@ -174,9 +173,7 @@ def train_and_report(
         "interrupted; the model is saved, but tables or figures are missing; write them with "
         f"'cnnforge train --resume {path}'"
     )
-    evaluation = session.report()
-    session.workers.wait()
-    return evaluation
+    return session.report()
 
 
 def _time_limit(session: Session) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cnnforge.distributed.meeting import ended_after, meet
 from cnnforge.distributed.tf_config import VARIABLE, Cluster, read_cluster
 from cnnforge.distributed.workers import ALONE, Workers
-from cnnforge.errors import UsageError, WorkerError
+from cnnforge.errors import NotFiniteError, UsageError, WorkerError
 from cnnforge.runs import CONFIG
 
 ALL = "all"
@@ -24,7 +24,7 @@ _TASK = re.compile(r"/task:(\d+)")
 
 @dataclass(frozen=True)
 class Joining:
-    """How a training gets its devices and workers.
+    """The devices and workers that the user asks for.
 
     Args:
         devices: Value of `--devices`, or `None`.
@@ -152,11 +152,36 @@ def loss_explained(workers: Workers) -> Iterator[None]:
 
     try:
         yield
+        # The first worker writes the report. If the others ended before, it would miss them.
+        workers.wait()
     except LOST as error:
         raise WorkerError(
             f"{_lost(workers, str(error))} has ended or cannot be reached; start all workers "
             "again, with --resume RUN if the run has begun"
         ) from error
+    except NotFiniteError:
+        # All workers raise it after the same step.
+        leave(workers)
+        raise
+    leave(workers)
+
+
+def leave(workers: Workers) -> None:
+    """Wait until the others have the result of the last sum, of which this worker has a part.
+
+    Call it before this process ends, if all workers end at the same point.
+
+    Args:
+        workers: The workers.
+    """
+    if not workers.are_several:
+        return
+    from cnnforge.backends.tensorflow_devices import LOST
+
+    # The first one that leaves may end before another one has the result of this sum. Nothing
+    # depends on it.
+    with suppress(*LOST):
+        workers.wait()
 
 
 def _lost(workers: Workers, message: str) -> str:

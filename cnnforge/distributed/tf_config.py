@@ -96,7 +96,9 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
     except (TypeError, ValueError):
         number = -1
     if not 0 <= number < size:
-        raise _malformed(f"has the task {task!r}, which is none of its {len(addresses)} processes")
+        raise _malformed(
+            f"has the task {task!r}, which is not one of its {len(addresses)} processes"
+        )
     if len(addresses) == 1:
         return None
     return Cluster(tuple(addresses), begins[str(kind)] + number)

@@ -32,8 +32,8 @@ class Workers:
         size: Number of workers.
         reduce: Function that sums an array over the workers: int32, int64, float32 or float64, of
             one dimension and of the same size on each worker. All get the same bits.
-        replicas: What divides a training step among the devices of all workers, of the type
-            `cnnforge.backends.Replicas`; `None` if there is one device.
+        replicas: The devices of all workers, of the type `cnnforge.backends.Replicas`; `None` if
+            there is one device.
         addresses: Address of each worker, for messages.
     """
 

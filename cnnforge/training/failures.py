@@ -67,8 +67,8 @@ def fail(what: str, first: str | None, *, saved: bool) -> NoReturn:
 
     Args:
         what: The value.
-        first: Where such a value appeared first; empty if it is unknown. `None` if it was not
-            searched for, because each device has only a part of a batch.
+        first: The place of the first such value; empty if it is unknown. `None` if there was no
+            search for it, because each device has only a part of a batch.
         saved: Whether there is a saved state.
 
     Raises:

@@ -159,8 +159,7 @@ def train(
 class _Run:
     """The state and the steps of one call of `train`.
 
-    The field `arrays` of `state` is empty, because the trainer holds the variables. The method
-    `current` returns the state with the variables.
+    The field `arrays` of `state` is empty: the trainer has the variables, see `current`.
     """
 
     def __init__(

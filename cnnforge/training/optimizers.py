@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from cnnforge.backends import with_one_op
+from cnnforge.backends import copies_of, with_one_op
 from cnnforge.optimizer_options import OPTIMIZERS, OptimizerOptions
 from cnnforge.training.schedules import Schedule, factor
 
@@ -103,7 +103,9 @@ def _with_two_rates(
 ) -> type[keras.optimizers.Optimizer]:
     """Make a subclass of an optimizer that multiplies the learning rate of some weights."""
     # Under TensorFlow, an optimizer gets the variables of TensorFlow inside those of Keras.
-    known = {id(each) for variable in slower for each in (variable, variable.value)}
+    known = {
+        id(each) for variable in slower for each in (variable, variable.value, *copies_of(variable))
+    }
 
     class TwoRates(kind):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -118,7 +118,7 @@ class Phases:
         epochs: Number of epochs of the run.
         fine_tuning: Number of frozen epochs and rate of the backbone.
         folder: The run directory, for a temporary file; or `None`.
-        replicas: What divides a step among several devices; `None` if there is one.
+        replicas: The devices, if there are several; or `None`.
 
     Raises:
         UsageError: The model cannot be divided into backbone and head.

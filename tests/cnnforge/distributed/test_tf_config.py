@@ -58,11 +58,11 @@ def test_one_process_trains_alone() -> None:
         (variable({"worker": ["a:1", 7]}), "has the address 7, which is not HOST:PORT"),
         (variable({"worker": ["a:1", "b:70000"]}), "'b:70000', which is not HOST:PORT"),
         (variable({"worker": ["a:1", "a:1"]}), "has one address twice"),
-        (variable(task={"type": "worker", "index": 2}), "which is none of its 2 processes"),
-        (variable(task={"type": "worker", "index": -1}), "which is none of its 2 processes"),
-        (variable(task={"type": "worker", "index": True}), "which is none of its 2 processes"),
-        (variable(task={"type": ["worker"], "index": 0}), "which is none of its 2 processes"),
-        (variable(task={"type": "worker"}), "which is none of its 2 processes"),
+        (variable(task={"type": "worker", "index": 2}), "which is not one of its 2 processes"),
+        (variable(task={"type": "worker", "index": -1}), "which is not one of its 2 processes"),
+        (variable(task={"type": "worker", "index": True}), "which is not one of its 2 processes"),
+        (variable(task={"type": ["worker"], "index": 0}), "which is not one of its 2 processes"),
+        (variable(task={"type": "worker"}), "which is not one of its 2 processes"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(environment: dict[str, str], fault: str) -> None:
