@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -184,6 +185,7 @@ class _Host(threading.Thread):
         with held_back_stderr():
             super().start()
             is_ready = self._ready.wait(seconds)
+        _restore_sigterm()
         if not is_ready:
             raise CnnforgeError(no_answer(self._address, seconds))
         if self._error is not None:
@@ -211,6 +213,13 @@ class _Host(threading.Thread):
             from ray._private import worker
 
             atexit.unregister(worker.shutdown)
+
+
+def _restore_sigterm() -> None:
+    """Install Python's handler of SIGTERM again. Ray has replaced it by one of its own, in C++."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 _QUIET: Mapping[str, Any] = {

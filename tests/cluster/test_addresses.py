@@ -44,9 +44,11 @@ def test_a_start_that_never_completes_ends(
     start = time.monotonic()
     assert started.wait() == 1
     assert time.monotonic() - start < 60
-    error = started.err.splitlines()[-1]
-    assert error.startswith(f"error: the Ray cluster at {address} did not answer within 3 s: check")
-    assert [line for line in started.err.splitlines() if "Ray" in line] == [error]
+    # A part of Ray in C++ may write a line of its own after the end of the time.
+    lines = [line for line in started.err.splitlines() if not line.startswith("[20")]
+    message = f"error: the Ray cluster at {address} did not answer within 3 s: check"
+    assert lines[-1].startswith(message)
+    assert sum("Ray" in line for line in lines) == 1
     assert not started.left()
 
 

@@ -41,10 +41,10 @@ print("ended")
 """
 
 
-def folders() -> set[Path]:
-    """The folders of local Rays in the folders for temporary files."""
+def folders(started: Command) -> set[Path]:
+    """The folders of a local Ray that a command has made and not removed."""
     places = {Path(tempfile.gettempdir()), Path("/tmp")}
-    return {each for place in places for each in place.glob("cnnforge-[0-9]*-*")}
+    return {each for place in places for each in place.glob(f"cnnforge-{started.process.pid}-*")}
 
 
 def test_t29_nothing_listens_off_the_loopback_interface(
@@ -52,7 +52,6 @@ def test_t29_nothing_listens_off_the_loopback_interface(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    before = folders()
     words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2"]
     started = command(*words, HOME=str(home), RAY_ADDRESS="10.0.0.9:6379")
     found: set[str] = set()
@@ -62,7 +61,7 @@ def test_t29_nothing_listens_off_the_loopback_interface(
         for process, address in listeners(started.processes()):
             found.add(address)
             names.add(Path(f"/proc/{process}/comm").read_text() if os.path.exists("/proc") else "")
-        for folder in folders() - before:
+        for folder in folders(started):
             for path in (folder, folder / "token"):
                 if path.exists():
                     modes.add((path.name[:5], stat.S_IMODE(path.stat().st_mode)))
@@ -73,7 +72,7 @@ def test_t29_nothing_listens_off_the_loopback_interface(
     assert all(map(is_loopback, found)), found
     assert modes == {("cnnfo", 0o700), ("token", 0o600)}
     assert not started.left()
-    assert not folders() - before
+    assert not folders(started)
     # Neither a token nor settings of Ray are written for the user.
     assert not (home / ".ray").exists()
 
@@ -94,12 +93,11 @@ def test_what_a_worker_prints_has_its_name_and_a_dead_one_is_named(command: Star
 
 
 def test_nothing_is_left_after_an_error(command: Start) -> None:
-    before = folders()
     started = command("-c", WORKING.format(more="raise ValueError('mine')"))
     assert started.wait() == 1
     assert started.err.endswith("ValueError: mine\n")
     assert not started.left()
-    assert not folders() - before
+    assert not folders(started)
 
 
 @pytest.mark.parametrize("moment", ["gcs_server", "PredictGroups"])
@@ -107,7 +105,6 @@ def test_nothing_is_left_after_an_error(command: Start) -> None:
 def test_nothing_is_left_after_a_signal(
     command: Start, run: Path, pictures: Path, number: signal.Signals, moment: str
 ) -> None:
-    before = folders()
     started = command("predict", run, pictures, "--output", "rows.csv", "--workers", "2")
     started.until(lambda: started.titled(moment))
     started.process.send_signal(number)
@@ -115,22 +112,21 @@ def test_nothing_is_left_after_a_signal(
     assert started.err.splitlines()[-1].startswith("error: interrupted")
     assert "Traceback" not in started.err
     assert not started.left()
-    assert not folders() - before
+    assert not folders(started)
     assert not started.path("rows.csv").exists()
 
 
 def test_nothing_runs_on_after_sigkill(command: Start, run: Path, pictures: Path) -> None:
     words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2"]
-    before = folders()
     killed = command(*words)
     killed.until(lambda: killed.titled("PredictGroups"))
     killed.process.kill()
     assert killed.wait() == 137
     assert not killed.left(30)
-    assert folders() - before
+    assert folders(killed)
     # The next start removes the folder.
     assert command(*words, "--limit", "5").wait() == 0
-    assert not folders() - before
+    assert not folders(killed)
 
 
 def test_a_long_path_for_temporary_files(command: Start, run: Path, pictures: Path) -> None:
