@@ -24,9 +24,9 @@ class DatasetSpec(Spec):
         task: Name of the task whose targets the samples have; the same as `Dataset.task`.
         downloads: Whether `load` may download files when it gets no argument. A check of the whole
             plugin does not call it then.
-        in_parts: Import path `"module:function"` of a function `(argument: str | None) ->
-            PictureParts`, if `cnnforge predict --workers` can read the data in parts.
-            `PictureParts` is a class of `cnnforge.data`.
+        in_parts: Import path `"module:function"` of a function that reads the data in parts, for
+            `cnnforge predict --workers`; `None` if they cannot be read so. Its argument is that of
+            `load`, and it returns `cnnforge.data.PictureParts`.
     """
 
     kind: ClassVar[str] = "dataset"
