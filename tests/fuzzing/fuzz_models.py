@@ -22,7 +22,6 @@ from cnnforge.errors import UsageError
 from cnnforge.filtering.learned import learned_detector
 from cnnforge.model_files.content import check_keras_file, check_weights_file
 from cnnforge.prediction.plans import find_plan, plan_outputs
-from cnnforge.prediction.predictor import OpenedModel
 from cnnforge.runs import RunDirectory
 from cnnforge_plugins.inference.runner import open_plan
 from cnnforge_plugins.models._torch_checkpoint import _FORMAT, _MAGIC, read_checkpoint
@@ -174,7 +173,7 @@ def _plan_seeds() -> list[Files]:
     return seeds
 
 
-def _read_plan(folder: Path, choice: int) -> OpenedModel:
+def _read_plan(folder: Path, choice: int) -> Any:
     """Give the spoiled parts of a plan the right checksum, and open it."""
     from cnnforge_kernels.plan.files import _digest
 
