@@ -237,7 +237,7 @@ def _decode(data: bytes) -> TrainingState:
 
 
 def _checked(state: TrainingState) -> TrainingState:
-    """Return a state whose values have the right types. A checksum does not say so."""
+    """Return a state if its values have the right types, which a checksum does not tell."""
     best = {} if state.best is None else {"epoch": state.best.epoch, **state.best.values}
     numbers = [state.sums.seconds, state.sums.waiting, *state.sums.values.values(), *best.values()]
     numbers += [value for row in state.history for value in row.as_dict().values()]

@@ -123,7 +123,7 @@ def _child(name: str, start: int, inputs: int) -> int:
     fast = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
     folder = Path(tempfile.mkdtemp(prefix=f"cnnforge-fuzz-{name}-", dir=fast))
     place = Path(tempfile.gettempdir()) / f"cnnforge-fuzz-{name}"
-    # What is imported and compiled once is no growth.
+    # Memory for imports and compiled code is not counted as growth.
     warm = Tally(target, folder / "warm")
     for number in range(len(target.seeds)):
         warm.run_files(target.seeds[number])

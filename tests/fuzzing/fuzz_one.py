@@ -28,7 +28,7 @@ class TooLong(BaseException):
 
 @dataclass
 class Tally:
-    """What came of the cases of a target.
+    """Counts the outcomes of the cases of a target.
 
     Attributes:
         target: The target.

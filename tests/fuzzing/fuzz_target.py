@@ -26,7 +26,7 @@ class Target:
 
     Attributes:
         name: Name for the user.
-        about: What is read, in one line, for the table.
+        about: Description of the files in one line, for the table.
         make_seeds: Function that returns valid cases.
         read: Function that reads a case in a folder, with a random number that chooses options. It
             raises a `CnnforgeError` for a case that cannot be used.
