@@ -54,6 +54,11 @@ _GROUPS = (data, plugins)
 # Arguments with which no command does its work.
 _NO_COMMAND = frozenset({"-h", "--help", "--version"})
 
+# Training has messages of its own, with an estimate of the memory that it needs.
+_OUT_OF_MEMORY = (
+    "memory ran out: close other programs, or give this command fewer or smaller images"
+)
+
 # Click's class `ClickException`, the base class of all argument errors. Some versions of Typer
 # depend on Click and others contain a copy of Click, so the class has no fixed import path.
 _ArgumentError: Any = typer.BadParameter.__mro__[2]
@@ -170,10 +175,14 @@ def _run(arguments: list[str]) -> int:
         from cnnforge.cli._advice import explain
 
         return _fail(explain(error, program, arguments), error.exit_code)
-    except Exception:
-        if not _ctrl_c.was_interrupted():
-            raise
-        return _fail(_ctrl_c.message(), _ctrl_c.exit_code())
+    except Exception as error:
+        from cnnforge.utils.available_memory import is_out_of_memory
+
+        if _ctrl_c.was_interrupted():
+            return _fail(_ctrl_c.message(), _ctrl_c.exit_code())
+        if is_out_of_memory(error):
+            return _fail(_OUT_OF_MEMORY, CnnforgeError.exit_code)
+        raise
     return code if isinstance(code, int) else 0
 
 

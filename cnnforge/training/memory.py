@@ -236,11 +236,15 @@ def max_size_that_fits(
 
 
 @contextmanager
-def out_of_memory_explained(size: Estimate | None) -> Iterator[None]:
+def out_of_memory_explained(
+    size: Estimate | None = None,
+    advice: str = "start a new run with a smaller --image-size or --batch-size",
+) -> Iterator[None]:
     """Explain an error that is raised in the block because memory runs out.
 
     Args:
         size: Estimate for the model that is trained; `None` if it is unknown.
+        advice: Words for the user: what to do.
 
     Raises:
         CnnforgeError: Memory ran out in the block.
@@ -251,9 +255,7 @@ def out_of_memory_explained(size: Estimate | None) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         about = f" ({size.describe()})" if size is not None else ""
-        raise CnnforgeError(
-            f"memory ran out{about}: start a new run with a smaller --image-size or --batch-size"
-        ) from error
+        raise CnnforgeError(f"memory ran out{about}: {advice}") from error
 
 
 def _changes(

@@ -202,7 +202,16 @@ class Session:
         Raises:
             RunError: The validation loss of the saved model differs from the loss that was measured
                 when it was saved.
+            CnnforgeError: Memory ran out.
         """
+        advice = (
+            "the model is saved, but tables or figures are missing; close other programs, and "
+            f"write them with 'cnnforge train --resume {self.run.path}'"
+        )
+        with out_of_memory_explained(advice=advice):
+            return self._report()
+
+    def _report(self) -> Evaluation:
         if self.state is None or self.state.best is None:
             raise RunError(f"the run {self.run.path} has no finished epoch to report on")
         best, history = self.state.best, self.state.history

@@ -73,6 +73,42 @@ def test_t19_memory_that_runs_out_in_the_middle(train, whole, tmp_path: Path) ->
     assert resumed["weights"] == whole("small", "--epochs", "3").json["weights"]
 
 
+# Memory runs out for the images of the first prediction.
+WHILE_IT_PREDICTS = """
+from cnnforge.prediction.keras_model import KerasModel
+def predict(*_):
+    raise MemoryError
+KerasModel.predict = predict
+"""
+
+
+def test_t19_memory_that_runs_out_after_the_training(train, whole, tmp_path: Path) -> None:
+    ended = train("small", tmp_path, "--epochs", "1", before=WHILE_IT_PREDICTS)
+    assert ended.code == 1, ended.err
+    run = tmp_path / "small-toy-001"
+    assert ended.errors == [
+        "error: memory ran out: the model is saved, but tables or figures are missing; close other "
+        f"programs, and write them with 'cnnforge train --resume {run}'"
+    ]
+    assert "Traceback" not in ended.err
+    assert (
+        train("--resume", run).json["validation"]
+        == whole("small", "--epochs", "1").json["validation"]
+    )
+
+
+def test_t19_memory_that_runs_out_in_another_command(whole, commands) -> None:
+    from faulty_toy import __file__ as plugin
+
+    run = whole("small", "--epochs", "1").json["run"]
+    command = ["predict", run, "toy", "--kernels", "keras", "--plugin", plugin]
+    ended = commands.run(*command, before=WHILE_IT_PREDICTS)
+    assert ended.code == 1, ended.err
+    (line,) = ended.errors
+    assert line.startswith("error: memory ran out: close other programs")
+    assert "Traceback" not in ended.err
+
+
 def test_t19_a_batch_that_does_not_fit(train, tmp_path: Path) -> None:
     before = NO_ESTIMATE + LIMITED.format(bytes=1_500_000_000)
     options = ("--epochs", "1", "--batch-size", "48")

@@ -28,7 +28,8 @@ NOT_FINITE = (
     r"(; the last saved state is finite)?"
 )
 MEMORY = (
-    r"error: memory ran out \(.*\): start a new run with a smaller --image-size or --batch-size"
+    r"error: memory ran out \(.*\): start a new run with a smaller --image-size or --batch-size",
+    r"error: memory ran out: the model is saved, but tables or figures are missing; .*",
 )
 CLAIMED = r"error: another process is training the run .+: wait until it ends, or interrupt it"
 OTHER_DATA = r"error: the data .+ are not those of the run .+: .*"
@@ -152,7 +153,7 @@ def _not_finite(draws: random.Random, moments: int, seconds: float) -> Fault:
 
 
 def _memory(draws: random.Random, moments: int, seconds: float) -> Fault:
-    return Fault("", _inside(draws, moments, failing="memory"), answers={1: (MEMORY,)})
+    return Fault("", _inside(draws, moments, failing="memory"), answers={1: MEMORY})
 
 
 def _clock(draws: random.Random, moments: int, seconds: float) -> Fault:
