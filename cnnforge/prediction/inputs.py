@@ -25,9 +25,10 @@ from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import Predictor
-from cnnforge.prediction.samples import RunData, SampleInputs, natural_key, open_samples
+from cnnforge.prediction.samples import RunData, SampleInputs, open_samples
 from cnnforge.prediction.tiles import predict_tiled
 from cnnforge.tasks import Row
+from cnnforge.utils.names import natural_key
 from cnnforge.utils.packed import Packed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,6 +30,7 @@ from cnnforge.prediction.joined_samples import joined, original_of
 from cnnforge.prediction.kept_split import KeptSplit, Origin
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.tasks import Evaluation, Row, load_task
+from cnnforge.utils.names import natural_key
 
 Part = Literal["validation", "test"]
 """The part of a dataset that is evaluated."""
@@ -385,18 +385,6 @@ def _open(
             )
         except UsageError:
             raise error from None
-
-
-def natural_key(text: str) -> str:
-    """Return a key that sorts texts such that numbers in them are compared by value."""
-    # The number of digits comes before the digits, and a character that is less than all others
-    # before both: `a2` < `a10` < `ab`. A string takes less memory than a list of parts.
-    return re.sub("[0-9]+", _sortable, text)
-
-
-def _sortable(number: re.Match[str]) -> str:
-    digits = number[0].lstrip("0")
-    return f"\0{chr(len(digits))}{digits}"
 
 
 def _times(shape: tuple[int, ...]) -> str:

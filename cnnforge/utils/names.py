@@ -109,3 +109,15 @@ def _shown(character: str) -> str:
     if character in _DIRECTIONS or unicodedata.category(character) in _INVISIBLE:
         return ascii(character)[1:-1]
     return character
+
+
+def natural_key(text: str) -> str:
+    """Return a key that sorts texts such that numbers in them are compared by value."""
+    # The number of digits comes before the digits, and a character that is less than all others
+    # before both: `a2` < `a10` < `ab`. A string takes less memory than a list of parts.
+    return re.sub("[0-9]+", _sortable, text)
+
+
+def _sortable(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return f"\0{chr(len(digits))}{digits}"

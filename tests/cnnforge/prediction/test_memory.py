@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnforge.prediction.inputs import find_inputs
-from cnnforge.prediction.samples import natural_key
 from cnnforge.tasks import Task
 from cnnforge.tasks.classification import Classification, Prediction
 from cnnforge.tasks.detection import Detection
 from cnnforge.tasks.detection.rows import DetectedObject, Detections
+from cnnforge.utils.names import natural_key
 from cnnforge.utils.packed import Packed
 
 _NAMES = st.text(st.sampled_from("ab09-./ é"), max_size=12)
