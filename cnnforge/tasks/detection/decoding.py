@@ -87,11 +87,11 @@ def decode_with_cells(
     """Find the objects in n images, and the cells of the maps that have them.
 
     Args:
-        outputs: As for `decode`.
-        image_size: As for `decode`.
-        confidence: As for `decode`.
-        overlap: As for `decode`.
-        max_detections: As for `decode`.
+        outputs: (n, h, w, C + 4) float32, the maps of the model by increasing stride.
+        image_size: Height and width of the model's images.
+        confidence: Min confidence of an object.
+        overlap: Min overlap (IoU) with which a box is removed.
+        max_detections: Max number of objects per image.
 
     Returns:
         For each image the objects as from `decode`, and the cell of each: (k, 3) int64, the index
