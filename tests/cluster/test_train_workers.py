@@ -125,6 +125,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Start three machines with one processor each, and yield the address of their cluster."""
     # A token in the home folder of the user is not that of this cluster.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    # The workers have the environment of their machine, not that of the command.
+    monkeypatch.setenv("TOY_WAIT", "0.7")
     start = pytest.importorskip("ray.cluster_utils").Cluster
     few = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
     cluster = start(initialize_head=True, head_node_args={"num_cpus": 0, **few})
