@@ -9,8 +9,8 @@ from cnnforge.data import parse, printable, summarize
 from cnnforge.errors import RunError, one_line
 from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import RunDirectory, requirements
-from cnnforge.training.saved_layers import saved_paths
-from cnnforge.training.session import Session, own_layers
+from cnnforge.training.saved_layers import own_layers, saved_paths
+from cnnforge.training.session import Session
 from cnnforge.utils.environment import environment, versions
 from cnnforge.utils.structured_text import MALFORMED, read_json
 

@@ -12,6 +12,7 @@ from cnnforge.model_files.trust import models_are_trusted
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.utils.keras_graph import all_layers
 
 
 def saved_paths(layers: Registry[LayerSpec]) -> Iterator[tuple[str, LayerSpec]]:
@@ -73,3 +74,9 @@ def _by_plugins(kinds: Iterable[type], plugins: Plugins) -> str:
     names = {owner.plugin for owner in owners if owner is not None}
     files = [it.source for it in plugins.records if it.name in names and it.distribution is None]
     return f", or calls cnnforge.load_plugins({files or ''})"
+
+
+def own_layers(model: keras.Model) -> list[type]:
+    """Return the layer classes of a model that do not belong to Keras."""
+    kinds = dict.fromkeys(type(layer) for layer in all_layers(model))
+    return [kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"]

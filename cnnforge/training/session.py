@@ -41,9 +41,9 @@ from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.loop import train
 from cnnforge.training.memory import Estimate, out_of_memory_explained
 from cnnforge.training.pretrained import fine_tuning_of
+from cnnforge.training.saved_layers import own_layers
 from cnnforge.training.state import StateStore, TrainingResult, TrainingState
 from cnnforge.utils.available_memory import is_out_of_memory
-from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.
@@ -240,15 +240,8 @@ class Session:
         _write_metrics(self.run, history)
         with self.run.optional("predictions.csv"):
             self.run.write_text("predictions.csv", task.csv_table(rows))
-        metrics = [
-            {
-                "name": metric.name,
-                "title": metric.title,
-                "best": metric.best,
-                "percent": metric.percent,
-            }
-            for metric in task.metrics
-        ]
+        keys = ("name", "title", "best", "percent")
+        metrics = [{key: getattr(metric, key) for key in keys} for metric in task.metrics]
         monitor = task.monitored(self.options.monitor).name
         report = {
             "task": self.plugins.tasks[self.dataset.task].qualified_name,
@@ -314,12 +307,6 @@ class Session:
                 f"{self.run.model} could not be written: {one_line(error)}; the previous one is "
                 "kept"
             ) from error
-
-
-def own_layers(model: keras.Model) -> list[type]:
-    """Return the layer classes of a model that do not belong to Keras."""
-    kinds = dict.fromkeys(type(layer) for layer in all_layers(model))
-    return [kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"]
 
 
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:

@@ -44,7 +44,11 @@ from cnnforge.training.memory import (
 )
 from cnnforge.training.pretrained import describe, load_weights, with_weights
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
-from cnnforge.training.saved_layers import check_can_be_opened, saved_layers_note
+from cnnforge.training.saved_layers import (
+    check_can_be_opened,
+    own_layers,
+    saved_layers_note,
+)
 from cnnforge.training.session import (
     DEVICES,
     FINGERPRINT,
@@ -52,7 +56,6 @@ from cnnforge.training.session import (
     Session,
     identity_of,
     kernels_of,
-    own_layers,
     stored_identity,
 )
 from cnnforge.training.state import StateStore
