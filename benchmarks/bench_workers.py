@@ -15,13 +15,15 @@ import ctypes
 import fcntl
 import json
 import os
+import signal
 import socket
 import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ CLASSES = 10
 NETWORKS = {"10 Gbit/s": (10.0, 50e-6), "100 Gbit/s": (100.0, 10e-6)}
 WORKERS = (8, 64, 512)
 _NEW_NETWORK = 0x40000000
+# Number of lines that are shown of the messages of a worker that has ended.
+_LINES = 30
+# Seconds until the other worker has noticed the end of one.
+_NOTICED = 10.0
 
 
 def main() -> None:
@@ -84,37 +90,59 @@ class Worker:
         environment = {
             **os.environ,
             "CUDA_VISIBLE_DEVICES": "",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
             "OMP_WAIT_POLICY": "passive",
             "TF_CONFIG": json.dumps(config) if config else "",
             **dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
         }
         command = [sys.executable, __file__, *options, "--worker", "yes"]
+        self.name = f"worker {config['task']['index']} of two" if config else "the only worker"
+        self.messages = tempfile.TemporaryFile("w+")  # noqa: SIM115 - used while the process runs
         self.process = subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.messages,
             text=True,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
 
     def send(self, command: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
+        # `answer` notices that the worker has ended.
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(command + "\n")
+            self.process.stdin.flush()
 
     def answer(self) -> Any:
+        """Return the answer; `None` if the worker has ended."""
         assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def how_it_ended(self) -> str:
+        """Wait for the end of the process, and return how it has ended, with its messages."""
+        try:
+            code = self.process.wait(_NOTICED)
+        except subprocess.TimeoutExpired:
+            how = "still runs"
+        else:
+            how = f"ended with code {code}" if code >= 0 else f"got {signal.Signals(-code).name}"
+        self.messages.seek(0)
+        lines = self.messages.read().splitlines()[-_LINES:]
+        return "\n".join([f"{self.name} {how}; its last messages:", *(f"  {x}" for x in lines)])
 
 
 def ask(workers: list[Worker], command: str) -> Any:
     """Let all workers execute a command together; return the answer of the slowest one."""
     for worker in workers:
         worker.send(command)
-    return max(worker.answer() for worker in workers)
+    answers = [worker.answer() for worker in workers]
+    if None in answers:
+        # If one worker ends, the other one ends too, and only one of them has the cause.
+        sys.exit("\n".join(worker.how_it_ended() for worker in workers))
+    return max(answers)
 
 
 def measure(name: str, rounds: int, kernels: str, side: int, cores: list[int], apart: bool) -> None:
