@@ -37,11 +37,10 @@ from cnnforge.distributed.addresses import (
     check_answers,
     check_ray,
     no_answer,
-    open_token_file,
-    token_file,
 )
 from cnnforge.distributed.processes import Descendants, private_folder, ray_folder
 from cnnforge.distributed.ray_output import Show, shown_by, to_stderr
+from cnnforge.distributed.ray_token import check_token, token_settings
 from cnnforge.errors import CnnforgeError, message_of
 from cnnforge.utils.available_memory import available_memory
 from cnnforge.utils.held_back import held_back_stderr
@@ -127,7 +126,7 @@ def cluster(
                 "_node_ip_address": _LOOPBACK,
             }
         else:
-            settings |= _token_settings(show)
+            settings |= token_settings(show)
         stack.enter_context(_environment(settings))
         _prepare_ray(address)
         stack.enter_context(shown_by(show))
@@ -305,14 +304,6 @@ def _local_settings(folder: Path) -> dict[str, str]:
     }
 
 
-def _token_settings(show: Show) -> dict[str, str]:
-    """Return the environment variables for a cluster that others have started."""
-    if path := open_token_file():
-        show(f"warning: other users can read the token of the cluster; type: chmod 600 {path}")
-    has_token = bool(os.environ.get("RAY_AUTH_TOKEN") or token_file())
-    return {"RAY_AUTH_MODE": "token"} if has_token and "RAY_AUTH_MODE" not in os.environ else {}
-
-
 @contextlib.contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables; an empty text removes one. Restore them at the end."""
@@ -357,8 +348,11 @@ def _store_size() -> int:
 
 
 def _connected(address: str, workers: int) -> Cluster:
+    """Check a cluster to which this process is connected."""
     import ray
 
+    if address != LOCAL and not address.startswith(CLIENT):
+        check_token(address, ray.get_runtime_context().gcs_address)
     processors = int(ray.cluster_resources().get("CPU", 0))
     if processors < workers:
         raise CnnforgeError(

@@ -150,6 +150,17 @@ def test_t28_a_machine_that_is_lost(started, whole, nodes: str, tmp_path: Path) 
     assert "worker 1 on " in command.err
 
 
+def test_a_token_for_a_cluster_without_one(started, nodes: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("f" * 64)
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    command = started("train", "small", *OPTIONS, "--address", nodes, **environment)
+    assert command.wait() == 1, command.err
+    (line,) = command.err.splitlines()
+    assert f"was started without a token, and {token} has one: set RAY_AUTH_MODE=disabled" in line
+
+
 def test_t28_too_few_machines_are_left(started, nodes: str, tmp_path: Path) -> None:
     options = (*OPTIONS, "--address", nodes, "--startup-timeout", "2m")
     command = started("train", "small", *options, TOY_WAIT="0.7")
