@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from local_ray import Command
+from local_ray import PATIENCE, Command
 
 Start = Callable[..., Command]
 
@@ -41,9 +41,7 @@ def test_a_start_that_never_completes_ends(
     address = f"{kind}127.0.0.1:{silent}"
     words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2"]
     started = command(*words, "--address", address, "--startup-timeout", "3s")
-    start = time.monotonic()
     assert started.wait() == 1
-    assert time.monotonic() - start < 60
     # A part of Ray in C++ may write a line of its own after the end of the time.
     lines = [line for line in started.err.splitlines() if not line.startswith("[20")]
     message = f"error: the Ray cluster at {address} did not answer within 3 s: check"
@@ -72,7 +70,7 @@ def others() -> Iterator[tuple[list[str], dict[str, str]]]:
             stdout=log,
             stderr=log,
         )
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     for place in (port, client):
         while socket.socket().connect_ex(("127.0.0.1", place)):
             assert time.monotonic() < end, (folder / "log").read_text()
@@ -80,7 +78,7 @@ def others() -> Iterator[tuple[list[str], dict[str, str]]]:
     time.sleep(5)
     yield [f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"], environment
     head.terminate()
-    head.wait(60)
+    head.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -122,7 +122,7 @@ def test_nothing_runs_on_after_sigkill(command: Start, run: Path, pictures: Path
     killed.until(lambda: killed.titled("PredictGroups"))
     killed.process.kill()
     assert killed.wait() == 137
-    assert not killed.left(30)
+    assert not killed.left()
     assert folders(killed)
     # The next start removes the folder.
     assert command(*words, "--limit", "5").wait() == 0

@@ -15,7 +15,7 @@ from typing import Any
 import faulty_toy
 import pytest
 from cluster_command import Command, parent_of
-from local_ray import adopt_orphans
+from local_ray import PATIENCE, adopt_orphans
 
 EPOCHS = 40
 RUN = Path("runs", "small-toy-001")
@@ -112,7 +112,7 @@ def test_the_workers_end_with_a_killed_command(started, whole, tmp_path: Path) -
     command = train(started)
     command.says(f"epoch  3/{EPOCHS}")
     command.process.kill()
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while command.workers() and time.monotonic() < end:
         time.sleep(0.1)
     assert not command.workers()
