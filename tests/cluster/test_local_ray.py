@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from local_ray import Command, is_loopback, listeners
+from local_ray import PATIENCE, Command, is_loopback, listeners
 
 Start = Callable[..., Command]
 
@@ -122,7 +122,7 @@ def test_nothing_runs_on_after_sigkill(command: Start, run: Path, pictures: Path
     killed.until(lambda: killed.titled("PredictGroups"))
     killed.process.kill()
     assert killed.wait() == 137
-    assert not killed.left(30)
+    assert not killed.left(PATIENCE)
     assert folders(killed)
     # The next start removes the folder.
     assert command(*words, "--limit", "5").wait() == 0

@@ -13,7 +13,7 @@ import pytest
 import toy_sweep
 from cluster_command import Command, parent_of
 from kill_sweep import trials_of, write_pictures
-from local_ray import adopt_orphans
+from local_ray import PATIENCE, adopt_orphans
 
 from cnnforge.distributed.machines import Place
 from cnnforge.distributed.ray_tune import RayTune
@@ -35,7 +35,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def workers(folder: Path, count: int, *needed: Path) -> RayTune:
     start = functools.partial(Process, [str(toy_sweep.TRAINER)], folder, None)
     place = Place(Path.cwd(), [folder, *needed])
-    return RayTune(start, folder, place, count, "local", 120.0, MAX_DEATHS)
+    return RayTune(start, folder, place, count, "local", PATIENCE, MAX_DEATHS)
 
 
 def shown(result: SweepResult) -> list[tuple[object, ...]]:
@@ -112,7 +112,7 @@ def test_t28_a_killed_worker_of_a_real_sweep(tmp_path: Path) -> None:
         for kill in range(2):
             command.says(f"trial {kill} begins")
             table = tmp_path / "killed" / f"lenet-data-00{kill + 1}" / "metrics.csv"
-            end = time.monotonic() + 120
+            end = time.monotonic() + PATIENCE
             while not table.exists() and time.monotonic() < end:
                 time.sleep(0.005)
             (process,) = command.titled("cnnforge.cli.sweep.worker")

@@ -15,7 +15,7 @@ from typing import Any
 import faulty_toy
 import pytest
 from cluster_command import Command, parent_of
-from local_ray import adopt_orphans
+from local_ray import PATIENCE, adopt_orphans
 
 EPOCHS = 40
 RUN = Path("runs", "small-toy-001")
@@ -112,7 +112,7 @@ def test_the_workers_end_with_a_killed_command(started, whole, tmp_path: Path) -
     command = train(started)
     command.says(f"epoch  3/{EPOCHS}")
     command.process.kill()
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while command.workers() and time.monotonic() < end:
         time.sleep(0.1)
     assert not command.workers()
@@ -148,6 +148,17 @@ def test_t28_a_machine_that_is_lost(started, whole, nodes: str, tmp_path: Path) 
     command.says("all workers start again")
     check_same(command, tmp_path, whole)
     assert "worker 1 on " in command.err
+
+
+def test_a_token_for_a_cluster_without_one(started, nodes: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("f" * 64)
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    command = started("train", "small", *OPTIONS, "--address", nodes, **environment)
+    assert command.wait() == 1, command.err
+    (line,) = command.err.splitlines()
+    assert f"was started without a token, and {token} has one: set RAY_AUTH_MODE=disabled" in line
 
 
 def test_t28_too_few_machines_are_left(started, nodes: str, tmp_path: Path) -> None:

@@ -8,25 +8,17 @@ from pathlib import Path
 
 import local_ray
 
-# The machine may be busy, and each worker imports Keras.
-PATIENCE = 900.0
-
 
 class Command(local_ray.Command):
-    """A command that runs in a process of its own, for longer than others."""
+    """A command whose workers train."""
 
     def says(self, text: str, times: int = 1) -> None:
         """Wait until a text is on its stderr."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + local_ray.PATIENCE
         while self.err.count(text) < times:
             if time.monotonic() > end or self.process.poll() is not None:
                 raise AssertionError(f"no {text!r} in: {self.err}")
             time.sleep(0.02)
-
-    def wait(self) -> int:
-        """Wait until it has ended. Return its exit code, 128 plus the number after a signal."""
-        code = self.process.wait(PATIENCE)
-        return code if code >= 0 else 128 - code
 
     def workers(self) -> dict[int, int]:
         """Return the processes that train, by their rank among the workers."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from cnnforge.distributed.processes import _state, _tree
 
-# Max seconds that a test waits for a command. The machine may be busy.
-PATIENCE = 240.0
+# Max seconds that a test waits. The machine may be busy, and each worker imports Keras.
+PATIENCE = 900.0
 PROGRAM = "import sys; from cnnforge.cli import main; sys.exit(main())"
 _SUBREAPER = 36
 _LISTENS = "0A"
@@ -83,7 +83,7 @@ class Command:
         """The processes with a text in their title."""
         return [process for process in self.processes() if text in title(process)]
 
-    def left(self, seconds: float = 10.0) -> dict[int, str]:
+    def left(self, seconds: float = 120.0) -> dict[int, str]:
         """Wait until no process is left. Return the titles of those that remain."""
         end = time.monotonic() + seconds
         while (found := self.processes()) and time.monotonic() < end:
