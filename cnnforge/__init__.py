@@ -36,15 +36,17 @@ def load(
         kernels: `"auto"` uses the plan. `"numba"` and `"keras"` open the model through Keras, with
             plugin layers or with stock layers.
         plugins: Files and modules of plugins that the model needs and that are not installed, as
-            for the option `--plugin`.
-        trust_model: Whether to open `model.keras` without the checks that refuse code, as for the
-            option `--trust-model`. Such a file can run any code.
+            for the option `--plugin`. They are remembered on this machine.
+        trust_model: Whether to open `model.keras` without the checks that refuse code, and to
+            import all plugins that the run names, as for the option `--trust-model`. Such files can
+            run any code.
 
     Returns:
         The model.
 
     Raises:
-        UsageError: The folder is not a run, or an argument is invalid.
+        UsageError: The folder is not a run, an argument is invalid, or the run names a plugin
+            that is not installed and was never named on this machine.
         RunError: A file of the run or a plugin is missing, or a file is damaged or
             refused.
 

@@ -53,8 +53,8 @@ TrustModelOption = Annotated[
     typer.Option(
         "--trust-model",
         callback=_trust,
-        help="Open the model file without checks. It can run any code, so name only files whose "
-        "author you trust.",
+        help="Open the model file without checks, and import the plugins that the run names. Both "
+        "can run any code, so name only files whose author you trust.",
     ),
 ]
 """The option `--trust-model`. It is the type of a command's parameter `trust_model` with default

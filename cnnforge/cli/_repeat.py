@@ -102,7 +102,7 @@ def run_repeatedly(
             session = None
             if earlier is not None:
                 try:
-                    session = prepare({}, {}, None, earlier, claims)
+                    session = prepare({"plugin": options.plugin}, {}, None, earlier, claims)
                 except UsageError as error:
                     # For instance the data have changed.
                     _render.message(f"note: a new run takes the place of {earlier}: {error}")

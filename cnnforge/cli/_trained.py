@@ -117,7 +117,7 @@ def open_run(
     run = RunDirectory.open(path)
     stored, table = run.read_config()
     options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
-    plugins = load_plugins(plugin_names(options.plugin, explicit or ()))
+    plugins = load_plugins(plugin_names(path, options.plugin, explicit or ()))
 
     # Checked before the model is opened, because Keras may be imported for that, which takes
     # seconds: wrong data and a missing plugin are reported at once.

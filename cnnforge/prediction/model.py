@@ -207,9 +207,9 @@ def load_predictor(
     options = TrainingOptions(**check_types(stored, str(directory.path / CONFIG)))
     # Called only because it raises an error if `kernels` is invalid.
     _ = TrainingOptions(kernels=kernels)
-    loaded = discover(plugin_names(options.plugin, plugins))
-    others = requirements.check(directory, loaded.records, model_only=True)
     with trusting_models(trust_model):
+        loaded = discover(plugin_names(directory.path, options.plugin, plugins))
+        others = requirements.check(directory, loaded.records, model_only=True)
         predictor = open_predictor(directory, loaded, kernels=kernels, changed=changes_of(others))
     return predictor, directory.path
 

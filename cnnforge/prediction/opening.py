@@ -20,6 +20,7 @@ from cnnforge.prediction.plans import (
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.reference_predictions import MAX_DRIFT, Outputs, reference_drift
 from cnnforge.runs import RunDirectory
+from cnnforge.runs.named_plugins import plugins_of_run
 from cnnforge.runs.requirements import Requirement, describe_change
 from cnnforge.tasks import Task, open_task
 
@@ -74,16 +75,21 @@ def open_predictor(
     return predictor
 
 
-def plugin_names(used: Sequence[str], explicit: Iterable[str] = ()) -> list[str]:
+def plugin_names(run: Path, used: Sequence[str], explicit: Iterable[str] = ()) -> tuple[str, ...]:
     """List the plugins to load for the model of a run, as names for `--plugin`.
 
     Args:
+        run: The run directory.
         used: Plugins that the run names. A file that does not exist is left out: the saved model
             may consist of stock Keras layers and need no plugin.
-        explicit: Further plugins, which the user names.
+        explicit: Further plugins, which the user names. They are remembered.
+
+    Raises:
+        UsageError: The user has never named a plugin of the run, see
+            `cnnforge.runs.named_plugins.plugins_of_run`.
     """
     found = [name for name in used if not name.endswith(".py") or Path(name).is_file()]
-    return list(dict.fromkeys([*found, *explicit]))
+    return plugins_of_run(run, found, explicit)
 
 
 def changes_of(others: Sequence[Requirement]) -> str:

@@ -99,13 +99,13 @@ def _explain(explainer: Explainer, content: bytes) -> str:
     keras.config.set_image_data_format("channels_last")
     run = RunDirectory.open(explainer.run)
     options = TrainingOptions(**check_types(run.read_config()[0], CONFIG))
-    plugins = discover(plugin_names(options.plugin, explainer.plugins))
     from cnnforge.explaining.opening import explain_picture
 
     picture = stored(content)
     checked = check_image(picture)
     loaded = read_image(picture, (*checked.size, 1 if checked.grayscale else 3))
     with trusting_models(explainer.trust_model):
+        plugins = discover(plugin_names(run.path, options.plugin, explainer.plugins))
         return explain_picture(run, explainer.data, plugins, picture, loaded, _NAME).text
 
 

@@ -23,7 +23,7 @@ from cnnforge.distributed.workers import ALONE, Workers
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
-from cnnforge.runs import CONFIG, RunDirectory, requirements
+from cnnforge.runs import CONFIG, RunDirectory, named_plugins, requirements
 from cnnforge.tasks import Task, load_task, task_for
 from cnnforge.training.building import build_model
 from cnnforge.training.choice import ModelChoice
@@ -91,6 +91,7 @@ def start(
         DataError: The data cannot be read.
         RunError: The directory cannot be made.
     """
+    named_plugins.remember(options.plugin)
     options = replace(options, data=absolute_reference(options.data, plugins.datasets))
     choice = ModelChoice(options, plugins)
     callbacks = make_callbacks(qualified(options.callback, plugins.callbacks), plugins.callbacks)
@@ -166,8 +167,8 @@ def resume(
         The session. Its attribute `finished` is true if all epochs are already done.
 
     Raises:
-        UsageError: An option, the data or the code of the model has changed, or a newer cnnforge
-            wrote the run.
+        UsageError: An option, the data or the code of the model has changed, a newer cnnforge
+            wrote the run, or it names a plugin that the user has never named.
         RunError: The run is damaged.
     """
     run = RunDirectory.open(path, needs=())
@@ -178,8 +179,8 @@ def resume(
             _same(run, name, getattr(options, name), value)
     old_total = options.epochs
     total = epochs_of_resumed(options, epochs, run.path)
-    options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
-    options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
+    plugin = named_plugins.plugins_of_run(run.path, options.plugin, given.get("plugin", ()))
+    options = replace(options, epochs=total, plugin=plugin)
     plugins = load(options.plugin)
     others = requirements.check(run, plugins.records, model_only=False)
     for folder in (run.path, run.states) if workers.is_first else ():

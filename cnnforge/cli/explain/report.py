@@ -28,7 +28,7 @@ def report(
     directory = RunDirectory.open(run, needs=(CONFIG,))
     stored, _ = directory.read_config()
     options = TrainingOptions(**check_types(stored, str(directory.path / CONFIG)))
-    plugins = load_plugins(plugin_names(options.plugin, plugin or ()))
+    plugins = load_plugins(plugin_names(run, options.plugin, plugin or ()))
     from cnnforge.reports.run_page import write_report
     from cnnforge.tasks import open_task
 

@@ -100,16 +100,20 @@ class Spread:
         """
         from cnnforge.distributed.predict_worker import PredictionJob
         from cnnforge.distributed.ray_predict import predict_on
+        from cnnforge.prediction.opening import plugin_names
+        from cnnforge.runs import RunDirectory
         from cnnforge.tasks import prediction_options
 
         predictor = trained.predictor
+        used = RunDirectory(run).read_config()[0].get("plugin", ())
         job = PredictionJob(
             run=str(run.resolve()),
             image_shape=predictor.image_shape,
             placing=predictor.task.placing,
             values=prediction_options(predictor.task, options),
             kernels=cast("Kernels", kernels),
-            plugins=tuple(plugin or ()),
+            # Another machine has not remembered which plugins the user has named.
+            plugins=plugin_names(run, used, plugin or ()),
             trust_model=trust_model,
         )
         with started(self.workers, self.address, self.seconds) as cluster:

@@ -120,7 +120,8 @@ def _session(order: dict[str, Any], claims: ExitStack) -> Session:
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     if order["resume"]:
         try:
-            return prepare({}, {}, None, Path(order["resume"]), claims)
+            plugin = {"plugin": given.get("plugin", ())}
+            return prepare(plugin, {}, None, Path(order["resume"]), claims)
         except CnnforgeError as error:
             print(f"a new run takes the place of {order['resume']}: {error}", file=sys.stderr)
     return prepare(given, {}, None, None, claims)

@@ -47,19 +47,28 @@ def train_with_workers(
     """
     from cnnforge.cli import _ctrl_c, _render
     from cnnforge.cli._train_options import check_new
+    from cnnforge.configuration import check_types
     from cnnforge.distributed.machines import Place
     from cnnforge.distributed.ray_train import RayTrain
-    from cnnforge.runs import RunDirectory
+    from cnnforge.runs import CONFIG, RunDirectory
+    from cnnforge.runs.named_plugins import plugins_of_run
     from cnnforge.utils.stop_signals import StopOnSignal
 
     if resume is None:
         options, _ = check_new(dict(given), configured, epochs)
         output, data = Path(options.output).expanduser(), options.data
+        plugins = options.plugin
     else:
-        output, data = resume.parent, RunDirectory.open(resume, needs=()).read_config()[0]["data"]
+        stored, _ = RunDirectory.open(resume, needs=()).read_config()
+        stored = check_types(stored, str(resume / CONFIG))
+        output, data = resume.parent, stored["data"]
+        named = {**configured, **given}.get("plugin", ())
+        plugins = plugins_of_run(resume, stored.get("plugin", ()), named)
+    # Another machine has not remembered which plugins the user has named.
+    naming = [text for each in plugins for text in ("--plugin", each)]
 
     def resumed(run: Path) -> list[str]:
-        command = ["train", "--resume", str(run), *kept(arguments)]
+        command = ["train", "--resume", str(run), *kept(arguments), *naming]
         if deadline is not None:
             command += ["--time-limit", f"{max(1, int(deadline - time.monotonic()))}s"]
         return command
@@ -72,11 +81,11 @@ def train_with_workers(
 
     training = RayTrain(
         command=("-P", "-m", "cnnforge.cli.workers.command"),
-        arguments=_with_run(without(arguments, _OWN), resume),
+        arguments=[*_with_run(without(arguments, _OWN), resume), *(naming if resume else ())],
         resumed=resumed,
         run=resume,
         output=output,
-        place=Place.here(output, data, *_paths({**configured, **given})),
+        place=Place.here(output, data, *_paths({**configured, **given, "plugin": plugins})),
         workers=workers,
         address=address,
         startup_timeout=startup_timeout,

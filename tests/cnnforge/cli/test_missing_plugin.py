@@ -261,15 +261,23 @@ def test_a_damaged_list_is_named(trained: Path, fails: Callable[..., str]) -> No
 
 
 def test_a_plugin_that_is_a_file(
-    tmp_path: Path, trained: Path, fails: Callable[..., str], site: Path
+    tmp_path: Path,
+    trained: Path,
+    fails: Callable[..., str],
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     remove(site)
+    monkeypatch.setattr("cnnforge.runs.named_plugins.cache_folder", lambda: tmp_path / "cache")
     path = tmp_path / "acme_power.py"
     path.write_text(PLUGIN)
     command = ["train", "net", "--data", "toy", "--kernels", "keras", "--epochs", "1"]
     command += ["--plugin", str(path)]
     assert main([*command, "--output", str(tmp_path / "files")]) == 0
     run = tmp_path / "files" / "net-toy-001"
+    forget()
+    # The user has named the plugin for the training.
+    assert main(["evaluate", str(run)]) == 0
     path.unlink()
     forget()
     assert fails("evaluate", str(run)).endswith(

@@ -290,7 +290,8 @@ class Training:
     def arguments(self, run: Path | None) -> list[str]:
         log = self.place.folder / "log.jsonl"
         if run is not None:
-            return ["train", "--resume", str(run), "--json"]
+            # A full disk may have kept the first command from remembering the plugin.
+            return ["train", "--resume", str(run), "--plugin", PLUGIN, "--json"]
         words = [word.replace("LOG", str(log)) for word in self.case.options.split()]
         places = ["--data", str(self.images), "--output", str(self.output), "--plugin", PLUGIN]
         return ["train", *words, *places, "--json"]
