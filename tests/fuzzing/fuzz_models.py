@@ -285,7 +285,7 @@ TARGETS = [
     Target("weights", "`.weights.h5` files", lambda: [{"model.weights.h5": weights_file(_arrays())}],
            _read_weights),
     Target("learned", "the detectors in a model for `filter`", lambda: [
-        {"config.toml": config(), **each} for each in _model_seeds()], _read_learned, fixed=["config.toml"]),
+        {"config.toml": config(), **_model_seeds()[0]}], _read_learned, fixed=["config.toml"]),
     Target("state", "training states with the right checksum", _state_seeds, _read_state),
     Target("plan", "inference plans with the right checksum", _plan_seeds, _read_plan),
     # A prediction compiles the kernels that it needs.
