@@ -39,6 +39,12 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", help="names of targets; all by default")
     parser.add_argument("--inputs", type=int, help=f"inputs a target [{INPUTS}, {KERAS_INPUTS}]")
     parser.add_argument("--start", type=int, default=0, help="number of the first input")
+    parser.add_argument(
+        "--continue",
+        dest="goes_on",
+        action="store_true",
+        help="go on after the inputs that the results have, until there are as many as --inputs",
+    )
     parser.add_argument("--show", type=int, help="read this input alone, with its traceback")
     parser.add_argument("--table", type=Path, help="write the table of all results into a file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -61,10 +67,16 @@ def main() -> int:
     found = 0
     for name in names:
         inputs = options.inputs or (INPUTS if known[name].kind == "bytes" else KERAS_INPUTS)
-        result = _fuzz(name, options.start, inputs)
-        result["about"], result["kind"] = known[name].about, known[name].kind
-        _RESULTS.mkdir(parents=True, exist_ok=True)
-        (_RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        path = _RESULTS / f"{name}.json"
+        if options.goes_on and path.exists():
+            result = json.loads(path.read_text())
+            start, end = result["inputs"], inputs
+        else:
+            result = {"inputs": 0, "outcomes": {}, "findings": {}, "slowest": [0.0, -1]}
+            result |= {"growth": 0, "seconds": 0.0}
+            start, end = options.start, options.start + inputs
+        result |= {"about": known[name].about, "kind": known[name].kind}
+        _fuzz(name, start, end, result, path)
         print(_line(name, result), flush=True)
         for text, number in result["findings"].items():
             print(f"    input {number}: {text}", flush=True)
@@ -72,11 +84,16 @@ def main() -> int:
     return 1 if found else 0
 
 
-def _fuzz(name: str, start: int, inputs: int) -> dict[str, Any]:
-    """Read cases in processes; after a crash, go on behind the case that caused it."""
-    total: dict[str, Any] = {"inputs": 0, "outcomes": {}, "findings": {}, "slowest": [0.0, -1]}
-    total |= {"growth": 0, "seconds": 0.0}
-    at, end = start, start + inputs
+def _fuzz(name: str, at: int, end: int, total: dict[str, Any], path: Path) -> None:
+    """Read cases in processes; after a crash, go on behind the case that caused it.
+
+    Args:
+        name: Name of the target.
+        at: Number of the first case.
+        end: Number behind that of the last one.
+        total: The result so far. The new cases are added to it.
+        path: File for the result, written after each process.
+    """
     while at < end:
         count = min(_PER_PROCESS, end - at)
         command = [sys.executable, __file__, "--child", name, "--start", str(at)]
@@ -97,7 +114,8 @@ def _fuzz(name: str, start: int, inputs: int) -> dict[str, Any]:
             total["outcomes"]["crash"] = total["outcomes"].get("crash", 0) + 1
             total["inputs"] += number + 1 - at
             at = number + 1
-    return total
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(total, indent=1) + "\n")
 
 
 def _add(total: dict[str, Any], part: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from fuzz_data import _image_seeds
 from fuzz_runs import CLASSES, config, plugins
 from fuzz_target import Files, Target
 
-from cnnforge.errors import UsageError
+from cnnforge.errors import RunError, UsageError
 from cnnforge.filtering.learned import learned_detector
 from cnnforge.model_files.content import check_keras_file, check_weights_file
 from cnnforge.prediction.plans import find_plan, plan_outputs
@@ -152,11 +152,12 @@ def _read_state(folder: Path, choice: int) -> None:
     states.mkdir(exist_ok=True)
     (states / "state-00002-0000001.ckpt").write_bytes(line + content if choice % 9 else body)
     state, warnings = StateStore(states).load()
-    assert state is not None or warnings
-    if state is not None:
-        stored_identity(state)
-        json.dumps([row.as_dict() for row in state.history])
-        state.digest()
+    if state is None:
+        # Training begins from the start, after these warnings.
+        raise RunError(" ".join(warnings))
+    stored_identity(state)
+    json.dumps([row.as_dict() for row in state.history])
+    state.digest()
 
 
 def _plan_seeds() -> list[Files]:
@@ -284,7 +285,7 @@ TARGETS = [
     Target("weights", "`.weights.h5` files", lambda: [{"model.weights.h5": weights_file(_arrays())}],
            _read_weights),
     Target("learned", "the detectors in a model for `filter`", lambda: [
-        {"config.toml": config(), **each} for each in _model_seeds()], _read_learned, fixed=["config.toml"]),
+        {"config.toml": config(), **_model_seeds()[0]}], _read_learned, fixed=["config.toml"]),
     Target("state", "training states with the right checksum", _state_seeds, _read_state),
     Target("plan", "inference plans with the right checksum", _plan_seeds, _read_plan),
     # A prediction compiles the kernels that it needs.

@@ -20,6 +20,7 @@ from cnnforge.comparing.differences import configuration_differences, environmen
 from cnnforge.comparing.history import fluctuation
 from cnnforge.configuration import check_types, read_config, resolve
 from cnnforge.data import Split
+from cnnforge.errors import RunError
 from cnnforge.filtering.detectors import find_detector
 from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.prediction.reference_predictions import reference_drift
@@ -213,7 +214,9 @@ def _read_listed(folder: Path, choice: int) -> None:
     for found in list_runs(folder):
         json.dumps(_as_json(found))
         _fitting([_cells(found, found.metric if choice % 2 else "")], 80)
-        assert "\n" not in found.reason
+        if found.reason:
+            # `runs` shows it instead of the numbers.
+            raise RunError(found.reason)
 
 
 def _read_config(folder: Path, choice: int) -> None:

@@ -15,6 +15,8 @@ from fuzz_one import Tally, peak_memory
 from fuzz_target import Target
 from fuzz_targets import TARGETS
 
+from cnnforge.data import files
+
 INPUTS = int(os.environ.get("CNNFORGE_FUZZ_INPUTS", "2000"))
 # Each takes ten times as long as one of the others.
 KERAS_INPUTS = INPUTS // 50
@@ -38,6 +40,8 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
 )
 def test_spoiled_files(target: Target, fast_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    # Threads take longer than the tiny images of the cases. `make fuzz` reads them in threads.
+    monkeypatch.setattr(files, "usable_processors", lambda: 1)
     tally = Tally(target, fast_folder / target.name)
     for seed in target.seeds:
         tally.run_files(seed)
