@@ -32,6 +32,10 @@ os.scandir, os.listdir = Reversed, lambda path=".": names(path)[::-1]
 """
 ONE_THREAD = {"NUMBA_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
 TWO_THREADS = {"NUMBA_NUM_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "2"}
+AS_MANY_THREADS = """
+import os, numba
+assert numba.config.NUMBA_NUM_THREADS == int(os.environ["NUMBA_NUM_THREADS"])
+"""
 
 
 def test_t13_equal_seeds_give_equal_bits_and_others_others(train, whole, tmp_path) -> None:
@@ -50,7 +54,10 @@ def test_t13_equal_seeds_give_equal_bits_and_others_others(train, whole, tmp_pat
 )
 def test_t14_the_number_of_threads_changes_no_bit(train, tmp_path, model, kernels) -> None:
     arguments = (model, tmp_path, "--epochs", "2", "--batch-size", "32", "--kernels", kernels)
-    one, two = (train(*arguments, environment=threads) for threads in (ONE_THREAD, TWO_THREADS))
+    one, two = (
+        train(*arguments, before=AS_MANY_THREADS, environment=threads)
+        for threads in (ONE_THREAD, TWO_THREADS)
+    )
     assert one.code == two.code == 0, one.err + two.err
     assert one.json["weights"] == two.json["weights"]
 

@@ -4,12 +4,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from forked import files_in
+from forked import SLOW, files_in
 
 from cnnforge.training import StateStore
 
 EPOCHS = ("--epochs", "3")
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *(signal.SIGHUP, signal.SIGUSR1) * SLOW)
 
 # The second Ctrl-C comes when the data are in the temporary file, before it gets its name.
 SECOND_CTRL_C = """

@@ -211,6 +211,8 @@ def _become(
     import resource
     import traceback
 
+    from numba.core.config import reload_config
+
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_APPEND), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -226,6 +228,9 @@ def _become(
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        # Numba has read its variables when it was imported. It reads them again when it compiles,
+        # and fails if its threads then run and their number has changed.
+        reload_config()
         if folder is not None:
             os.chdir(folder)
         if user is not None:
