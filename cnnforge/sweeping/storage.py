@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -141,6 +142,8 @@ def open_study(
             direction="maximize" if description["direction"] == "maximize" else "minimize",
             load_if_exists=True,
         )
+        for trial in study.get_trials(deepcopy=False):
+            _check_numbers(trial)
     except Exception as error:
         raise RunError(
             f"{journal} cannot be read ({one_line(error)}): restore it, or begin a new sweep with "
@@ -169,6 +172,19 @@ def _check_same(folder: Path, described: Mapping[str, Any]) -> None:
                 f"{folder} has another sweep, in which {name} is {own}, and now {other}: type the "
                 "command of that sweep to continue it, or name another folder with --output"
             )
+
+
+def _check_numbers(trial: Any) -> None:
+    """Check what Optuna takes from the journal unseen: the numbers of a trial."""
+    values = [*trial.intermediate_values.values()]
+    if trial.state.name == "COMPLETE" or trial.value is not None:
+        values.append(trial.value)
+    for value in values:
+        too_large = isinstance(value, int) and abs(value) > sys.float_info.max
+        if too_large or isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"trial {trial.number} has the value {str(value)[:40]!r}")
+    if not all(isinstance(step, int) for step in trial.intermediate_values):
+        raise ValueError(f"trial {trial.number} has a value of an epoch that is not a number")
 
 
 def _check_unused(folder: Path) -> None:
