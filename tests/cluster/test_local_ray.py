@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from local_ray import PATIENCE, Command, is_loopback, listeners
+from local_ray import PATIENCE, PATIENT, Command, is_loopback, listeners
 
 Start = Callable[..., Command]
 
@@ -52,7 +52,7 @@ def test_t29_nothing_listens_off_the_loopback_interface(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2"]
+    words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2", *PATIENT]
     started = command(*words, HOME=str(home), RAY_ADDRESS="10.0.0.9:6379")
     found: set[str] = set()
     names: set[str] = set()
@@ -105,7 +105,7 @@ def test_nothing_is_left_after_an_error(command: Start) -> None:
 def test_nothing_is_left_after_a_signal(
     command: Start, run: Path, pictures: Path, number: signal.Signals, moment: str
 ) -> None:
-    started = command("predict", run, pictures, "--output", "rows.csv", "--workers", "2")
+    started = command("predict", run, pictures, "--output", "rows.csv", "--workers", "2", *PATIENT)
     started.until(lambda: started.titled(moment))
     started.process.send_signal(number)
     assert started.wait() == 128 + number, started.err
@@ -117,7 +117,7 @@ def test_nothing_is_left_after_a_signal(
 
 
 def test_nothing_runs_on_after_sigkill(command: Start, run: Path, pictures: Path) -> None:
-    words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2"]
+    words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2", *PATIENT]
     killed = command(*words)
     killed.until(lambda: killed.titled("PredictGroups"))
     killed.process.kill()
@@ -132,7 +132,18 @@ def test_nothing_runs_on_after_sigkill(command: Start, run: Path, pictures: Path
 def test_a_long_path_for_temporary_files(command: Start, run: Path, pictures: Path) -> None:
     folder = pictures.parent / ("t" * 100)
     folder.mkdir()
-    words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "1", "--limit", "5"]
+    words = [
+        "predict",
+        run,
+        pictures,
+        "--output",
+        "rows.csv",
+        "--workers",
+        "1",
+        "--limit",
+        "5",
+        *PATIENT,
+    ]
     started = command(*words, TMPDIR=str(folder))
     assert started.wait() == 0, started.err
     assert not started.left()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from local_ray import Command, title
+from local_ray import PATIENT, Command, title
 
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -17,7 +17,7 @@ def test_the_file_of_a_folder_is_the_same(
     command: Start, run: Path, pictures: Path, expected: bytes, tmp_path: Path
 ) -> None:
     output = tmp_path / "rows.csv"
-    started = command("predict", run, pictures, "--output", output, "--workers", "3")
+    started = command("predict", run, pictures, "--output", output, "--workers", "3", *PATIENT)
     assert started.wait() == 0, started.err
     assert output.read_bytes() == expected
     assert len(expected.splitlines()) == 1 + 3002
@@ -48,7 +48,7 @@ def test_t30_a_row_for_each_file_whatever_dies(
     command: Start, run: Path, pictures: Path, expected: bytes, tmp_path: Path
 ) -> None:
     output = tmp_path / "rows.csv"
-    started = command("predict", run, pictures, "--output", output, "--workers", "2")
+    started = command("predict", run, pictures, "--output", output, "--workers", "2", *PATIENT)
     killed = []
     for name in ("read_groups", "PredictGroups", "read_groups", "PredictGroups"):
         victims = started.until(lambda name=name: set(started.titled(f"({name})")) - set(killed))

@@ -16,6 +16,8 @@ from cnnforge.distributed.processes import _state, _tree
 
 # Max seconds that a test waits. The machine may be busy, and each worker imports Keras.
 PATIENCE = 900.0
+# Ray has as much time for its start.
+PATIENT = ("--startup-timeout", "15m")
 PROGRAM = "import sys; from cnnforge.cli import main; sys.exit(main())"
 _SUBREAPER = 36
 _LISTENS = "0A"
