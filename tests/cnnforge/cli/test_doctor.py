@@ -42,12 +42,30 @@ def _nothing_is_chosen_yet(tmp_path, monkeypatch):
     monkeypatch.setattr(autotune, "default_cache_file", lambda: tmp_path / "choices.json")
 
 
+_known = {}
+
+
+@pytest.fixture
+def known_checks(monkeypatch):
+    """Check the same layers once in this file, because it takes seconds."""
+    check = module._checks
+
+    def checks(specs):
+        names = tuple(spec.qualified_name for spec in specs)
+        if names not in _known:
+            _known[names] = check(specs)
+        return _known[names]
+
+    monkeypatch.setattr(module, "_checks", checks)
+
+
 def report(capsys, *arguments):
     code = main(["doctor", "--json", *arguments])
     out, err = capsys.readouterr()
     return code, json.loads(out), err
 
 
+@pytest.mark.usefixtures("known_checks")
 def test_json(capsys):
     code, found, err = report(capsys)
     assert code == 0
@@ -75,6 +93,7 @@ def test_json(capsys):
     ]
 
 
+@pytest.mark.usefixtures("known_checks")
 def test_table(capsys):
     assert main(["doctor"]) == 0
     out, err = capsys.readouterr()
@@ -88,6 +107,7 @@ def test_table(capsys):
     assert "failed" not in err
 
 
+@pytest.mark.usefixtures("known_checks")
 def test_a_wrong_layer_is_found(write_plugin, capsys):
     path = write_plugin("acme_wrong", WRONG)
     code, found, _ = report(capsys, "--plugin", path)
@@ -152,6 +172,7 @@ def test_without_numba_cuda(monkeypatch):
     assert "run on the CPU" in module._cuda()
 
 
+@pytest.mark.usefixtures("known_checks")
 def test_what_auto_has_chosen(capsys, monkeypatch):
     from cnnforge.conversion import autotune
 
