@@ -9,8 +9,11 @@ from typing import Any
 
 import optuna
 
+from cnnforge.errors import RunError, one_line
 from cnnforge.sweeping.space import Value
+from cnnforge.sweeping.storage import JOURNAL
 from cnnforge.tasks import Metric
+from cnnforge.utils.structured_text import MALFORMED
 
 BEST = "best.toml"
 """Name of the file with the configuration of the best trial."""
@@ -133,6 +136,13 @@ def result_of(folder: Path, study: Any, metric: Metric) -> SweepResult:
     importance: dict[str, float] = {}
     if len(done) >= _MIN_FOR_IMPORTANCE and len({each.value for each in done}) > 1:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_BEST_SHARE)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        try:
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        except MALFORMED as error:
+            # For instance a dimension whose end is too large for NumPy.
+            raise RunError(
+                f"{folder / JOURNAL} cannot be read ({one_line(error)}): restore it, or begin a "
+                "new sweep with another --output"
+            ) from error
         importance = {name: float(share) for name, share in found.items()}
     return SweepResult(folder, metric, rows, importance, best)

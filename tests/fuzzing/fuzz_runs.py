@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -309,6 +310,14 @@ def _read_sweep(folder: Path, choice: int) -> None:
     assert result.ranked is not None
 
 
+_FIXED = {
+    b'"worker_id":': b'"a-1"',
+    b'"datetime_start":': b'"2026-01-01T00:00:00.000000+00:00"',
+    b'"datetime_complete":': b'"2026-01-01T00:00:01.000000+00:00"',
+    b'"param_value_internal":': b"0.01",
+}
+
+
 def _sweep_seeds() -> list[Files]:
     import tempfile
 
@@ -327,7 +336,14 @@ def _sweep_seeds() -> list[Files]:
             for epoch in (1, 2):
                 trial.report(0.1 * number + 0.01 * epoch, epoch)
             study.tell(trial, 0.1 * number)
-        return [{each: (folder / each).read_bytes() for each in ("journal.log", "sweep.json")}]
+        files = {each: (folder / each).read_bytes() for each in ("journal.log", "sweep.json")}
+    # The same number must give the same file, so the journal has no time, identifier or random value.
+    files["journal.log"] = re.sub(
+        rb'("worker_id":|"datetime_\w+":|"param_value_internal":)("[^"]*"|[0-9.e-]+)',
+        lambda found: found[1] + _FIXED[found[1]],
+        files["journal.log"],
+    )
+    return [files]
 
 
 TARGETS = [

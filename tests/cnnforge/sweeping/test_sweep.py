@@ -184,6 +184,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         toy_sweep.run(tmp_path, 1)
 
 
+def test_values_that_optuna_cannot_compare_are_named(
+    whole: SweepResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        # What NumPy says about a whole number of more than 64 bits.
+        raise TypeError("loop of ufunc does not support argument 0 of type int")
+
+    monkeypatch.setattr(optuna.importance, "get_param_importances", fail)
+    with pytest.raises(RunError, match=r"journal.log cannot be read .*another --output"):
+        toy_sweep.run(whole.folder, TRIALS)
+
+
 def test_one_process_works_on_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_PATIENCE", 0.2)
     with storage.claimed(tmp_path), pytest.raises(RunError, match="another process works on"):
