@@ -44,12 +44,15 @@ _THREADS = "the number of threads is the variable NUMBA_NUM_THREADS: leave the o
 _PROGRESS = "progress is shown on a terminal, and --json prints the result as JSON: leave it out"
 _FLOAT32 = "cnnforge computes in float32: leave it out"
 _EVERYWHERE = {
-    "gpu gpus device devices cuda cpu accelerator use-gpu use-cuda no-cuda num-gpus": _DEVICE,
-    "workers num-workers threads j jobs": _THREADS,
+    "gpu gpus device cuda cpu accelerator use-gpu use-cuda no-cuda num-gpus": _DEVICE,
+    "num-workers threads j jobs": _THREADS,
     "verbose v quiet q silent progress": _PROGRESS,
     "amp fp16 half precision dtype bf16": _FLOAT32,
     "backend": "the backend is the variable KERAS_BACKEND, such as KERAS_BACKEND=torch",
 }
+# Options of some commands.
+_DEVICES = {"devices": _DEVICE}
+_WORKERS = {"workers": _THREADS}
 _DATA = "dataset datasets data-dir data-path data-root root folder dir directory path d"
 _TRAINED = "model weights checkpoint ckpt load model-path run-dir m w r"
 _SIZE = "imgsz img-size imgs img size resolution input-size image-shape"
@@ -100,6 +103,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "evaluate": _by_name(
         {
             **_EVERYWHERE,
+            **_DEVICES,
+            **_WORKERS,
             f"{_DATA} images test val test-data input source i": "--data",
             f"{_TRAINED} run init-from resume": RUN,
             f"{_OUT} output save": "use --json > FILE to save the result",
@@ -111,6 +116,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "predict": _by_name(
         {
             **_EVERYWHERE,
+            **_DEVICES,
             f"{_DATA} data image images img imgs input inputs source src file files test i": INPUT,
             f"{_TRAINED} run init-from resume": RUN,
             f"{_OUT} csv save-csv save": "--output",
@@ -129,6 +135,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "serve": _by_name(
         {
             **_EVERYWHERE,
+            **_DEVICES,
+            **_WORKERS,
             f"{_TRAINED} run": RUN,
             "p server-port": "--port",
             "ip bind address server-name listen": "--host",

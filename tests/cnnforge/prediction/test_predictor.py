@@ -121,7 +121,7 @@ def test_files_that_follow_each_other_are_one_input(tmp_path: Path, plugins: Plu
         trained_on=DATA,
     )
     paths = [part.paths for part in found if isinstance(part, FileInputs)]
-    assert paths == [tuple(names[:3]), (inner,), (names[3],)]
+    assert [list(each) for each in paths] == [names[:3], [inner], [names[3]]]
     assert found[0].summary.line == "data: 3 images"
     assert found[0].ids == ("id", ["a", "b", "c"])
 
