@@ -55,7 +55,7 @@ from cnnforge import benchmarking
 from cnnforge.benchmarking import peaks
 peaks._SECONDS, peaks._COPIED_BYTES = 0.01, 1 << 20
 text = benchmarking.csv_text
-benchmarking.csv_text = lambda result: 20 * text(result)
+benchmarking.csv_text = lambda result: 100 * text(result)
 """
 
 
@@ -70,6 +70,7 @@ class Case:
         read_only: Part of its message if OUT cannot be written to.
         code: Exit code then.
         needs: Python code that is executed before the command.
+        size: Max size of a file on the full disk.
     """
 
     arguments: str
@@ -77,6 +78,7 @@ class Case:
     read_only: str = "could not be written: Permission denied"
     code: int = 1
     needs: str = ""
+    size: int = 1500
 
 
 TRAIN = "train lenet --data DATA --kernels keras --epochs 1 --output OUT"
@@ -122,6 +124,8 @@ CASES = {
         read_only="table.csv cannot be written: the folder ",
         code=2,
         needs=QUICK_AND_LONG,
+        # The result on stdout is a file too.
+        size=6000,
     ),
     "train": Case(TRAIN, full="could not be written", read_only="cannot create a run directory in"),
 }
@@ -167,7 +171,7 @@ def new_files(out: Path, case: Case, places: dict[str, Path]) -> list[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_full_disk(commands, places, tmp_path, name) -> None:
     case, out = CASES[name], tmp_path / "out"
-    ended = execute(commands, case, places, out, "", limits={"FSIZE": 1500})
+    ended = execute(commands, case, places, out, "", limits={"FSIZE": case.size})
     assert ended.code == 1, ended.err
     (line,) = ended.errors
     assert case.full in line
