@@ -45,6 +45,13 @@ PREDICTOR = Predictor(Bright(), Classification(("bright", "dark")))
 
 
 @pytest.fixture(autouse=True)
+def _threads_of_this_process_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A worker sets these variables. Numba refuses another number after its threads have started.
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+
+
+@pytest.fixture(autouse=True)
 def _few_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_worker, "load_predictor", lambda *_, **__: (PREDICTOR, Path()))
     monkeypatch.setattr("cnnforge.prediction.read_images.MAX_BYTES", 4 * 9)
