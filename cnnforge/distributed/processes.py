@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cnnforge.errors import CnnforgeError
@@ -87,16 +87,18 @@ def _exists(process: int) -> bool:
 
 
 class Descendants:
-    """The processes that this process starts from now on, directly or through others."""
+    """The processes that this process starts from now on, directly or through others.
+
+    Processes that run already are left alone, and so are those that they start later.
+    """
 
     def __init__(self) -> None:
-        self._before = set(_tree())
+        self._before = _tree({})
         self._seen: dict[int, str] = {}
 
     def look(self) -> None:
         """Note the processes that run now. A process whose parent ends later is still known."""
-        tree = _tree()
-        self._seen.update((each, start) for each, start in tree.items() if each not in self._before)
+        self._seen.update(_tree(self._before))
 
     def kill(self, seconds: float = 5.0) -> None:
         """Kill all of them with SIGKILL, and wait until they have ended.
@@ -131,8 +133,12 @@ class Descendants:
         return found
 
 
-def _tree() -> dict[int, str]:
-    """Return the start times of all descendants of this process; empty without `/proc`."""
+def _tree(without: Mapping[int, str]) -> dict[int, str]:
+    """Return the start times of all descendants of this process; empty without `/proc`.
+
+    Args:
+        without: Start times of processes that are left out with all their descendants.
+    """
     with contextlib.suppress(OSError):
         states = {int(name): _state(int(name)) for name in os.listdir("/proc") if name.isdigit()}
         children: dict[int, list[int]] = {}
@@ -144,7 +150,9 @@ def _tree() -> dict[int, str]:
         while waiting:
             for child in children.get(waiting.pop(), []):
                 state = states[child]
-                if child not in found and state is not None:
+                if child in found or state is None:
+                    continue
+                if without.get(child) != state[2]:
                     found[child] = state[2]
                     waiting.append(child)
         return found

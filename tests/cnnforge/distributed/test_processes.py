@@ -3,14 +3,13 @@
 import os
 import stat
 import subprocess
+import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
-from cnnforge.distributed import processes
-from cnnforge.distributed.processes import Descendants, private_folder, ray_folder
+from cnnforge.distributed.processes import private_folder, ray_folder
 from cnnforge.errors import CnnforgeError
 
 
@@ -63,39 +62,92 @@ def test_folders_of_killed_processes_are_removed(temporary: Path) -> None:
     assert (temporary / "cnnforge-x").exists()
 
 
-def test_all_processes_that_were_started_are_killed() -> None:
-    before = subprocess.Popen(["sleep", "100"])
-    started = Descendants()
-    # The shell ends, and its child belongs to nobody of this process then.
-    orphan = subprocess.run(
-        ["sh", "-c", "sleep 100 >/dev/null & echo $!; sleep 0.3"],
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
+# Each program runs in a process of its own, which has no other children.
+BEGIN = """
+import os, subprocess, time
+from cnnforge.distributed import processes
+from cnnforge.distributed.processes import Descendants
+
+def tree():
+    return processes._tree({})
+"""
+
+ALL_ARE_KILLED = """
+before = subprocess.Popen(["sleep", "100"])
+started = Descendants()
+# The shell ends, and its child belongs to nobody of this process then.
+orphan = subprocess.run(
+    ["sh", "-c", "sleep 100 >/dev/null & echo $!; sleep 0.3"],
+    stdout=subprocess.PIPE,
+    check=True,
+    text=True,
+)
+parent = subprocess.Popen(["sh", "-c", "sleep 100 & sleep 100"])
+try:
+    while len(tree()) < 3:
+        time.sleep(0.01)
+    started.look()
+    started.kill()
+    assert parent.poll() is not None or not os.path.exists(f"/proc/{parent.pid}")
+    assert before.poll() is None
+    assert not {each for each in tree() if each != before.pid}
+finally:
+    before.kill()
+    before.wait()
+    os.kill(int(orphan.stdout), 9)
+"""
+
+PARENT_HAS_ENDED = """
+started = Descendants()
+parent = subprocess.Popen(["sh", "-c", "sleep 100 & sleep 0.3"])
+while len(tree()) < 2:
+    time.sleep(0.01)
+started.look()
+orphan = next(each for each in tree() if each != parent.pid)
+parent.wait()
+started.kill()
+state = processes._state(orphan)
+assert state is None or state[1] == "Z"
+"""
+
+OTHERS_ARE_LEFT_ALONE = """
+server = subprocess.Popen(
+    ["sh", "-c", "read go; sleep 100 & echo $!; wait"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+)
+started = Descendants()
+own = subprocess.Popen(["sleep", "100"])
+server.stdin.write("go\\n")
+server.stdin.flush()
+later = int(server.stdout.readline())
+try:
+    assert {server.pid, own.pid, later} <= set(tree())
+    started.kill()
+    assert set(tree()) == {server.pid, later}
+    assert server.poll() is None
+    assert processes._state(later)[1] != "Z"
+finally:
+    os.kill(later, 9)
+    server.wait()
+"""
+
+
+def run_alone(program: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BEGIN + program], capture_output=True, text=True, timeout=60
     )
-    parent = subprocess.Popen(["sh", "-c", "sleep 100 & sleep 100"])
-    try:
-        while len(processes._tree()) < 3:
-            time.sleep(0.01)
-        started.look()
-        started.kill()
-        assert parent.poll() is not None or not os.path.exists(f"/proc/{parent.pid}")
-        assert before.poll() is None
-        assert not {each for each in processes._tree() if each != before.pid}
-    finally:
-        before.kill()
-        before.wait()
-        os.kill(int(orphan.stdout), 9)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_all_processes_that_were_started_are_killed() -> None:
+    run_alone(ALL_ARE_KILLED)
 
 
 def test_a_process_is_known_after_its_parent_has_ended() -> None:
-    started = Descendants()
-    parent = subprocess.Popen(["sh", "-c", "sleep 100 & sleep 0.3"])
-    while len(processes._tree()) < 2:
-        time.sleep(0.01)
-    started.look()
-    orphan = next(each for each in processes._tree() if each != parent.pid)
-    parent.wait()
-    started.kill()
-    state = processes._state(orphan)
-    assert state is None or state[1] == "Z"
+    run_alone(PARENT_HAS_ENDED)
+
+
+def test_processes_that_ran_before_and_their_later_ones_are_left_alone() -> None:
+    run_alone(OTHERS_ARE_LEFT_ALONE)
