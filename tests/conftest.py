@@ -18,7 +18,7 @@ os.environ.setdefault("CNNFORGE_COMPILE_AHEAD", "0")
 os.environ.setdefault("CNNFORGE_TENSORFLOW_GPU", "auto")
 
 
-# A slow test takes as long as this number of others.
+# A slow test takes as long as this number of others, and so does one that reads spoiled files.
 _SLOW = 40
 
 
@@ -40,7 +40,8 @@ def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         weights = Counter()
         for item in items:
-            weights[item.path] += _SLOW if item.get_closest_marker("slow") else 1
+            slow = item.get_closest_marker("slow") or item.path.stem.startswith("test_fuzzing_")
+            weights[item.path] += _SLOW if slow else 1
         items.sort(key=lambda item: -weights[item.path])
 
 

@@ -1,0 +1,60 @@
+"""What the test suite reads of each target: fewer cases than `make fuzz`, in its own process.
+
+CNNFORGE_FUZZ_INPUTS is the number of cases of a reader of pure bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from fuzz_one import Tally, peak_memory
+from fuzz_target import Target
+from PIL import Image
+
+from cnnforge.data import files
+
+INPUTS = int(os.environ.get("CNNFORGE_FUZZ_INPUTS", "2000"))
+# Keras and HDF5 take longer with each file.
+_FEWER = {"keras": 50, "weights": 4}
+MAX_GROWTH = 1 << 30
+# Most pixels of an image. What larger ones need adds up with the memory of other tests: they are
+# left to `make fuzz`, whose processes have a limit of their own.
+MAX_PIXELS = 1_000_000
+
+
+def check_target(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read valid and spoiled files: each is read or refused with one line, within limits.
+
+    Args:
+        target: The reader.
+        folder: A folder for the files, used if there is none in memory.
+        monkeypatch: The fixture.
+    """
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    # Threads take longer than the tiny images of the cases. `make fuzz` reads them in threads.
+    monkeypatch.setattr(files, "usable_processors", lambda: 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", MAX_PIXELS)
+    memory = Path("/dev/shm")
+    fast = memory / f"cnnforge-{os.getpid()}" if os.access(memory, os.W_OK) else folder
+    try:
+        _read_cases(Tally(target, fast / target.name))
+    finally:
+        shutil.rmtree(fast, ignore_errors=True)
+
+
+def _read_cases(tally: Tally) -> None:
+    target = tally.target
+    for seed in target.seeds:
+        tally.run_files(seed)
+    assert tally.outcomes["value"] > 0, "no seed can be read"
+    before = peak_memory()
+    for number in range(INPUTS // _FEWER.get(target.name, 1)):
+        tally.run(number)
+    assert tally.findings == {}, f"python tests/fuzzing/fuzz.py {target.name} --show NUMBER"
+    assert peak_memory() - before < MAX_GROWTH
+    # Faults that nothing notices, or that hide all others, would test nothing.
+    assert 0 < tally.outcomes["value"] < tally.inputs or target.name in ("choices", "keras-json")
