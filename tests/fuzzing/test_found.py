@@ -149,6 +149,10 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("sweep", "journal.log", in_text(b'"values":[0.0]', b'"values":[0.0,1.0]'), "journal.log cannot be read"),
     ("sweep", "journal.log", in_text(b'"intermediate_value":0.01', b'"intermediate_value":[]'),
      r"trial 0 has the value '\[\]'"),
+    ("runs", "lenet-photos-001/config.toml", in_text(b"epochs = 2", b"epochs = 0x" + b"f" * 5000),
+     "a whole number has more than 64 bits"),
+    ("state", "meta.json", in_json("sums", "seconds", value=[]), "a count is not a number"),
+    ("state", "meta.json", in_json("history", 0, "loss", value="x"), "a count is not a number"),
     ("sweep", "journal.log", in_text(b'"step":1', b'"step":"a"'), "an epoch that is not a number"),
     ("guard", "model.keras", too_long, "has 4.04 GB in a file of"),
     ("learned", "model.keras", in_keras("config", value=[]), "the weights in .* cannot be read"),
@@ -174,7 +178,6 @@ READ: Sequence[tuple[str, str, Change]] = [
     ("choices", "choices.json", in_json("choices", "ab", "shape", value=[float("inf")])),
     ("choices", "choices.json", constant(DEEP)),
     ("keras-json", "keras.json", constant(DEEP)),
-    ("runs", "lenet-photos-001/config.toml", in_text(b"epochs = 2", b"epochs = 0x" + b"f" * 5000)),
     ("report", "metrics.csv", in_text(b"0.6", b"1e300")),
     ("report", "metrics.csv", in_text(b"\n1,", b"\ninf,")),
     ("report", "data.json", in_json("notes", value=["\ud800"])),
@@ -182,8 +185,6 @@ READ: Sequence[tuple[str, str, Change]] = [
                                                  ends=npy(about("|u1", (1,)), b"1"),
                                                  content=npy(about("|u1", (1,)), b"1")))),
     ("plan-record", "plan.json", in_json("versions", "builtin/numba", value=1.5)),
-    ("state", "meta.json", in_json("sums", "seconds", value=[])),
-    ("state", "meta.json", in_json("history", 0, "loss", value="x")),
 ]  # fmt: skip
 
 
