@@ -1,4 +1,4 @@
-"""What the test suite reads of each target: fewer cases than `make fuzz`, in its own process.
+"""Read spoiled files in the test suite: fewer than `make fuzz`, and in the process of the tests.
 
 CNNFORGE_FUZZ_INPUTS is the number of cases of a reader of pure bytes.
 """
@@ -31,7 +31,7 @@ def check_target(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
     Args:
         target: The reader.
-        folder: A folder for the files, used if there is none in memory.
+        folder: A folder for the files, used if the machine has no folder in memory.
         monkeypatch: The fixture.
     """
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)

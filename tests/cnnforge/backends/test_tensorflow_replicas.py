@@ -1,4 +1,4 @@
-"""Which images of a chunk each device trains with or predicts, without a training."""
+"""Check which images of a chunk each device trains with or predicts, without a training."""
 
 from types import SimpleNamespace
 from typing import Any
