@@ -8,10 +8,11 @@ wrote before version 1.6: five pickles, and then the numbers of each storage.
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from cnnforge.utils.structured_text import MALFORMED
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _FORMAT = 1001
+# Max number that a pickle gives to an object; those of a large model have some thousand objects.
+_MAX_OBJECTS = 1_000_000
 _TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
@@ -58,6 +61,12 @@ def _read(file: BinaryIO) -> Mapping[str, np.ndarray]:
 
 
 def _load(file: BinaryIO, storages: dict[str, tuple[np.dtype, int]]) -> Any:
+    begun = file.tell()
+    for opcode, argument, _ in pickletools.genops(file):
+        # Python makes room for all numbers up to this one, which may be gigabytes.
+        if opcode.name in ("PUT", "LONG_BINPUT") and cast("int", argument) > _MAX_OBJECTS:
+            raise pickle.UnpicklingError(f"it numbers an object {argument}")
+    file.seek(begun)
     reader = _Reader(file)
     reader.storages = storages
     return reader.load()

@@ -222,3 +222,11 @@ def test_a_file_that_ends_early_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="it ends too early"):
         read_checkpoint(path)
+
+
+def test_a_pickle_cannot_ask_for_gigabytes(tmp_path: Path) -> None:
+    # The opcode LONG_BINPUT gives an object the number 2**32 - 1.
+    content = b"\x80\x02\x8a\x01\x00r\xff\xff\xff\xff."
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="it numbers an object 4294967295"):
+        read_checkpoint(tmp_path / "model.pth")
