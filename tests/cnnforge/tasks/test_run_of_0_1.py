@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnnforge.cli import main
+from cnnforge.runs.named_plugins import remember
 from cnnforge.training import StateStore
 
 DATA = Path(__file__).parents[2] / "data"
@@ -20,9 +21,11 @@ def run(tmp_path: Path) -> Path:
     """Return a copy of the run, after the third of five epochs."""
     run = tmp_path / "run-0.1"
     shutil.copytree(DATA / "run-0.1", run)
-    plugin = json.dumps(str(DATA / "run_0_1_plugin.py"))
+    plugin = str(DATA / "run_0_1_plugin.py")
     config = run / "config.toml"
-    config.write_text(config.read_text().replace('"run_0_1_plugin.py"', plugin))
+    config.write_text(config.read_text().replace('"run_0_1_plugin.py"', json.dumps(plugin)))
+    # Whoever has trained it has named it.
+    remember([plugin])
     return run
 
 
