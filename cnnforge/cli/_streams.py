@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from cnnforge.errors import CnnforgeError
 
@@ -192,3 +192,17 @@ class _Messages(_Stream):
         # ValueError: the target is closed.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             getattr(self._target, method)(*arguments)
+
+
+def answers_of_worker() -> TextIO:
+    """Prepare a process that answers its parent on stdout, and return the stream for the answers.
+
+    What libraries and plugins print to stdout goes to stderr from now on. Ctrl-C in a terminal
+    reaches all processes of a command; this one ignores it, and the parent ends it.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers

@@ -18,6 +18,7 @@ from cnnforge.data.images import check_image
 from cnnforge.errors import one_line
 from cnnforge.prediction.model import load_predictor
 from cnnforge.prediction.read_images import ReadImages, group_size, read_images
+from cnnforge.utils.processors import THREAD_VARIABLES
 
 if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
@@ -126,7 +127,7 @@ class PredictGroups:
 
     def __init__(self, job: PredictionJob, threads: int) -> None:
         # The kernels read these variables when they are imported.
-        for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        for name in THREAD_VARIABLES:
             os.environ[name] = str(threads)
         self._job = job
         self._failure: Failure | None = None

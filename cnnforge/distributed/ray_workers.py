@@ -7,8 +7,9 @@ import secrets
 import socket
 from typing import Any
 
-from cnnforge.distributed.supervisor import THREADS, supervise
+from cnnforge.distributed.supervisor import supervise
 from cnnforge.distributed.tf_config import VARIABLE
+from cnnforge.utils.processors import THREAD_VARIABLES
 
 # In the process of a worker: the name of Ray Train's attempt, and the value of `TF_CONFIG` for the
 # command. One worker alone does without the latter.
@@ -25,7 +26,7 @@ def work(config: dict[str, Any]) -> None:
     import ray.train
 
     context = ray.train.get_context()
-    environment = {name: str(config["processors"]) for name in THREADS}
+    environment = {name: str(config["processors"]) for name in THREAD_VARIABLES}
     if context.get_world_size() > 1:
         environment[VARIABLE] = _given[VARIABLE]
     supervise(

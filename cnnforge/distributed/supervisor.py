@@ -17,12 +17,11 @@ from typing import IO, Any
 
 from cnnforge.distributed.desk import Desk
 from cnnforge.distributed.machines import Place, host, wait_until_free
+from cnnforge.utils.processors import THREAD_VARIABLES
 
 ERROR = "error: "
 _HELD_BACK = (ERROR, "interrupted by ")
 _MOMENT = 0.5
-THREADS = ("NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
-"""Variables that limit the threads of a process."""
 # A worker that does not save its state in this time is killed.
 _PATIENCE = 120.0
 
@@ -95,7 +94,7 @@ def supervise(
 
 def _environment(changed: Mapping[str, str]) -> dict[str, str]:
     # Ray Train sets the last one for another Keras.
-    left_out = {*THREADS, "TF_USE_LEGACY_KERAS"}
+    left_out = {*THREAD_VARIABLES, "TF_USE_LEGACY_KERAS"}
     return {**{k: v for k, v in os.environ.items() if k not in left_out}, **changed}
 
 

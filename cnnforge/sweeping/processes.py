@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnnforge.utils.processors import THREAD_VARIABLES
+
 LOG = "worker.log"
 """Name of the file in the folder of a sweep with what its processes print."""
 
@@ -32,7 +34,7 @@ class Process:
     ) -> None:
         environment = dict(os.environ)
         if threads is not None:
-            for name in ("NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+            for name in THREAD_VARIABLES:
                 environment.setdefault(name, str(threads))
         with (folder / LOG).open("ab") as log:
             self._process = subprocess.Popen(

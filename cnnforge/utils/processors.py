@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+"""Environment variables that limit the threads of a process: of Numba, TensorFlow and OpenMP."""
+
 
 def usable_processors() -> int:
     """Return the number of logical processors that this process may run on."""

@@ -15,9 +15,8 @@ from typing import Any
 
 from cnnforge.errors import CnnforgeError, RunError, UsageError
 from cnnforge.runs import MODEL, STATE_FOLDER, RunDirectory
+from cnnforge.utils.processors import THREAD_VARIABLES
 
-# The variables that say how many threads Numba, TensorFlow and OpenMP use.
-_THREADS = ("NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 _LOG = "processes.log"
 # A copy needs no files with these endings: figures, reports and models.
 _LEFT_OUT = (".png", ".jpg", ".html", ".keras", ".h5")
@@ -136,7 +135,7 @@ class Copies:
         }
         environment = {**os.environ, **(variables or {})}
         if threads is not None:
-            environment |= dict.fromkeys(_THREADS, str(threads))
+            environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
         code, output = self._run(json.dumps(whole), environment)
         try:
             answer = json.loads(output)

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 from typing import Any
 
+from cnnforge.cli._streams import answers_of_worker
 from cnnforge.errors import CnnforgeError, one_line
 
 
 def main() -> None:
     """Answer one request."""
-    # Ctrl-C in a terminal reaches all processes of the command, which ends this one.
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # Libraries and plugins may print to stdout.
-    os.dup2(2, 1)
+    answers = answers_of_worker()
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     json.dump(answer_to(request), answers)

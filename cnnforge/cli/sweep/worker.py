@@ -17,13 +17,13 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from cnnforge.cli._streams import answers_of_worker
 from cnnforge.cli._training import prepare
 from cnnforge.errors import CnnforgeError, one_line
 from cnnforge.model_files.trust import trusting_models
@@ -67,14 +67,7 @@ class _Sweep:
 
 def main() -> None:
     """Train trials until stdin ends."""
-    # Ctrl-C in a terminal reaches all processes of the command. The sweep says when to stop.
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # Libraries may print to stdout.
-    os.dup2(2, 1)
-    sweep = _Sweep(sys.stdin.buffer, answers)
+    sweep = _Sweep(sys.stdin.buffer, answers_of_worker())
     with trusting_models("--trust-model" in sys.argv[1:]):
         while True:
             order = sweep.next()

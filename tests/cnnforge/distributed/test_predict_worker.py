@@ -25,6 +25,7 @@ from cnnforge.prediction import FileInputs, Predictor
 from cnnforge.prediction.part_inputs import PartInputs
 from cnnforge.tasks import Row
 from cnnforge.tasks.classification import Classification
+from cnnforge.utils.processors import THREAD_VARIABLES
 
 SHAPE = (3, 3, 1)
 JOB = PredictionJob("run", SHAPE, "stretch", {"top_k": 2})
@@ -47,7 +48,7 @@ PREDICTOR = Predictor(Bright(), Classification(("bright", "dark")))
 @pytest.fixture(autouse=True)
 def _threads_of_this_process_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     # A worker sets these variables. Numba refuses another number after its threads have started.
-    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+    for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "1")
 
 
