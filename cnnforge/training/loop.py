@@ -351,7 +351,7 @@ class _Run:
 
     def stop_or_save(self) -> None:
         due = time.monotonic() - self.saved_at > _SAVE_SECONDS
-        stop, save = self.workers.agree(self.asked_to_stop(), due and self.workers.is_first)
+        stop, save = self.workers.agree(self.asked_to_stop(), due)
         if stop or save:
             self.save()
         if stop:
