@@ -30,7 +30,7 @@ class LearningRate:
         """The rate of the last step. Setting `next` changes this value, so read it before."""
         if self._schedule is None:
             return self.next
-        return _value(self._schedule(max(int(self._optimizer.iterations) - 1, 0)))
+        return _value(self._schedule(max(self._steps() - 1, 0)))
 
     @property
     def next(self) -> float:
@@ -46,8 +46,12 @@ class LearningRate:
         if self._schedule is None:
             self._optimizer.learning_rate = value
         else:
-            now = self._schedule.factor(int(self._optimizer.iterations))
+            now = self._schedule.factor(self._steps())
             self._schedule.peak.assign(value / _value(now))
+
+    def _steps(self) -> int:
+        # Keras cannot convert a variable that has a copy on each device.
+        return int(_value(self._optimizer.iterations))
 
 
 def build(

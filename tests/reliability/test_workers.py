@@ -101,7 +101,9 @@ def close_to_one(run, alone):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_two_devices_of_one_process(train, whole, tmp_path):
     """The last batch of 48 images has one image, so one device has none."""
-    options = ("--epochs", "2", "--batch-size", "47")
+    # A schedule and an average have variables of their own, with a copy on each device.
+    of_optimizer = ("--schedule", "cosine", "--ema", "0.9", "--clip-norm", "1")
+    options = ("--epochs", "2", "--batch-size", "47", *of_optimizer)
     ended = train("plain", tmp_path, *options, "--devices", "2")
     assert ended.code == 0, ended.err
     assert "training on 2 devices" in ended.err
