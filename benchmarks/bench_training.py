@@ -58,7 +58,7 @@ def main() -> None:
     plugins = discover()
     for name in options.models:
         if name not in BATCH_SIZES:
-            parser.error(f"there is no benchmark of {name!r}; there are: {', '.join(BATCH_SIZES)}")
+            parser.error(f"no benchmark of {name!r}: choose from {', '.join(BATCH_SIZES)}")
     for name in options.models:
         dataset = digits(plugins) if name == "lenet" else random_images(name, options.images)
         for batch_size in options.batch_size or BATCH_SIZES[name]:

@@ -51,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.models:
         if name not in BATCH_SIZES:
-            parser.error(f"there is no benchmark of {name!r}; there are: {', '.join(BATCH_SIZES)}")
+            parser.error(f"no benchmark of {name!r}: choose from {', '.join(BATCH_SIZES)}")
     if options.worker:
         work(options.models[0], options.kernels, options.side)
         return

@@ -33,7 +33,7 @@ def private_folder() -> Iterator[Path]:
         The folder.
 
     Raises:
-        CnnforgeError: There is no folder with a short path to which this user can write.
+        CnnforgeError: No folder with a short path can be written to.
     """
     path = _make_folder()
     try:

@@ -86,7 +86,7 @@ def cluster(
     """Start Ray on this machine, or connect to a cluster.
 
     A local Ray listens on the loopback interface only, and accepts only processes that have the
-    token in a file of this user. No usage statistics are sent. There is no dashboard.
+    token in a file of this user. Ray sends no usage statistics, and its dashboard is off.
 
     Args:
         address: `local`, `auto`, `HOST:PORT` or `ray://HOST:PORT`.

@@ -63,7 +63,7 @@ def open_parts(reference: str, datasets: Registry[DatasetSpec]) -> PartInputs:
         datasets: Registry of the datasets that plugins declare.
 
     Raises:
-        UsageError: There is no such dataset, or it cannot be read in parts.
+        UsageError: The dataset is unknown, or it cannot be read in parts.
         DataError: The dataset cannot be read.
     """
     spec, argument = find_dataset(reference, datasets)

@@ -51,7 +51,7 @@ class Copies:
             object in one line, and writes the answer on stdout.
 
     Raises:
-        RunError: A process is training the run, or there is no room for a copy.
+        RunError: Another process trains the run, or the disk is too full for a copy.
     """
 
     def __init__(self, run: RunDirectory, options: CheckOptions, command: Sequence[str]) -> None:
@@ -86,7 +86,7 @@ class Copies:
             Path of the copy. Its last part is the name of the run.
 
         Raises:
-            RunError: The run cannot be read, or there is no room.
+            RunError: The run cannot be read, or the disk is full.
         """
         path = self.folder / name / self.run.name
         try:

@@ -60,7 +60,7 @@ def main() -> int:
     known = {each.name: each for each in TARGETS}
     unknown = [name for name in options.targets if name not in known]
     if unknown:
-        parser.error(f"there is no target {unknown[0]!r}; there are: {', '.join(known)}")
+        parser.error(f"no target {unknown[0]!r}: choose from {', '.join(known)}")
     names = options.targets or list(known)
     if options.show is not None:
         return _show(known[names[0]], options.show)

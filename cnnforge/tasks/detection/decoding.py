@@ -84,18 +84,18 @@ def decode_with_cells(
     overlap: float,
     max_detections: int,
 ) -> list[tuple[Found, np.ndarray]]:
-    """Find the objects in n images, and the cells of the maps that have them.
+    """Find the objects in n images as `decode` does, and the cells of the maps that have them.
 
     Args:
-        outputs: (n, h, w, C + 4) float32, the maps of the model by increasing stride.
-        image_size: Height and width of the model's images.
-        confidence: Min confidence of an object.
-        overlap: Min overlap (IoU) with which a box is removed.
-        max_detections: Max number of objects per image.
+        outputs: See `decode`.
+        image_size: See `decode`.
+        confidence: See `decode`.
+        overlap: See `decode`.
+        max_detections: See `decode`.
 
     Returns:
-        For each image the objects as from `decode`, and the cell of each: (k, 3) int64, the index
-        of the map, the row and the column.
+        For each image the objects, and the cell of each: (k, 3) int64, the index of the map, the
+        row and the column.
     """
     height, width = image_size
     parts = []
