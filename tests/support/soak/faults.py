@@ -34,8 +34,10 @@ MEMORY = (
 CLAIMED = r"error: another process is training the run .+: wait until it ends, or interrupt it"
 OTHER_DATA = r"error: the data .+ are not those of the run .+: .*"
 UNREADABLE = r"error: .*/(column|none|row)/\d+\.png.*"
+# The second: the process that trains has only begun to start.
 TOO_EARLY = (
     r"error: the run .+ has no model.keras: it is training now, and its first epoch has not .*",
+    r"error: the run .+ has no model.keras: its training stopped before the end of the first .*",
     r"error: the training of .+ has not ended, and only then can its report be written: .*",
 )
 
