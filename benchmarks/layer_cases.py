@@ -66,15 +66,6 @@ SHORT = (
 )
 
 
-# Built-in layers without a benchmark here, and therefore without a threshold. `cnnforge bench NAME`
-# measures them. Their thresholds need an idle machine.
-NOT_MEASURED = {
-    "batch_normalization_activation",
-    "batch_normalization_relu",
-    "global_average_pooling2d",
-}
-
-
 def every_case() -> list[Any]:
     """Return all cases: those of `PAIRS`, and the benchmarks that other built-in layers define.
 
@@ -88,7 +79,7 @@ def every_case() -> list[Any]:
     found = [build(pair, layers) for pair in PAIRS]
     known = {case.workload.spec.name for case in found}
     for spec in layers.values():
-        if spec.plugin == "builtin" and spec.name not in known | NOT_MEASURED:
+        if spec.plugin == "builtin" and spec.name not in known:
             found += benchmark_cases(spec)
     return found
 
