@@ -93,12 +93,12 @@ class Descendants:
     """
 
     def __init__(self) -> None:
-        self._before = _tree({})
+        self._before = descendants({})
         self._seen: dict[int, str] = {}
 
     def look(self) -> None:
         """Note the processes that run now. A process whose parent ends later is still known."""
-        self._seen.update(_tree(self._before))
+        self._seen.update(descendants(self._before))
 
     def kill(self, seconds: float = 5.0) -> None:
         """Kill all of them with SIGKILL, and wait until they have ended.
@@ -121,7 +121,7 @@ class Descendants:
     def _alive(self) -> list[int]:
         found = []
         for process, start in self._seen.items():
-            state = _state(process)
+            state = state_of(process)
             if state is None or state[2] != start:
                 continue
             if state[1] == "Z":
@@ -133,14 +133,14 @@ class Descendants:
         return found
 
 
-def _tree(without: Mapping[int, str]) -> dict[int, str]:
+def descendants(without: Mapping[int, str]) -> dict[int, str]:
     """Return the start times of all descendants of this process; empty without `/proc`.
 
     Args:
         without: Start times of processes that are left out with all their descendants.
     """
     with contextlib.suppress(OSError):
-        states = {int(name): _state(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+        states = {int(name): state_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
         children: dict[int, list[int]] = {}
         for process, state in states.items():
             if state is not None:
@@ -159,7 +159,7 @@ def _tree(without: Mapping[int, str]) -> dict[int, str]:
     return {}
 
 
-def _state(process: int) -> tuple[int, str, str] | None:
+def state_of(process: int) -> tuple[int, str, str] | None:
     """Return the parent, the state and the start time of a process, or `None`."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(errors="replace")

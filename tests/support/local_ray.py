@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cnnforge.distributed.processes import _state, _tree
+from cnnforge.distributed.processes import descendants, state_of
 
 # Max seconds that a test waits. The machine may be busy, and each worker imports Keras.
 PATIENCE = 900.0
@@ -38,7 +38,7 @@ class Command:
     """
 
     def __init__(self, folder: Path, *words: str | Path, **environment: str) -> None:
-        self._before = set(_tree())
+        self._before = descendants({})
         self._files = folder / "out.txt", folder / "err.txt"
         code = [] if words[0] == "-c" else ["-c", PROGRAM]
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
@@ -79,7 +79,7 @@ class Command:
 
     def processes(self) -> list[int]:
         """The process and those that it has started, also if it has ended."""
-        return [each for each in _tree() if each not in self._before and not _is_zombie(each)]
+        return [each for each in descendants(self._before) if not _is_zombie(each)]
 
     def titled(self, text: str) -> list[int]:
         """The processes with a text in their title."""
@@ -89,8 +89,20 @@ class Command:
         """Wait until no process is left. Return the titles of those that remain."""
         end = time.monotonic() + seconds
         while (found := self.processes()) and time.monotonic() < end:
+            self._forget_zombies()
             time.sleep(0.05)
         return {process: title(process) for process in found}
+
+    def _forget_zombies(self) -> None:
+        """Do for adopted processes that have ended what the first process of a machine does.
+
+        A worker of Ray ends after its raylet. It takes a zombie for a process that still runs.
+        """
+        for process in descendants(self._before):
+            if process != self.process.pid and _is_zombie(process):
+                # It may have ended since then, or be the child of another process.
+                with contextlib.suppress(OSError):
+                    os.waitpid(process, os.WNOHANG)
 
     def end(self) -> None:
         """Kill what is left."""
@@ -136,5 +148,5 @@ def is_loopback(address: str) -> bool:
 
 
 def _is_zombie(process: int) -> bool:
-    state = _state(process)
+    state = state_of(process)
     return state is None or state[1] == "Z"

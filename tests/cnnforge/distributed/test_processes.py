@@ -69,7 +69,7 @@ from cnnforge.distributed import processes
 from cnnforge.distributed.processes import Descendants
 
 def tree():
-    return processes._tree({})
+    return processes.descendants({})
 """
 
 ALL_ARE_KILLED = """
@@ -106,7 +106,7 @@ started.look()
 orphan = next(each for each in tree() if each != parent.pid)
 parent.wait()
 started.kill()
-state = processes._state(orphan)
+state = processes.state_of(orphan)
 assert state is None or state[1] == "Z"
 """
 
@@ -127,7 +127,7 @@ try:
     started.kill()
     assert set(tree()) == {server.pid, later}
     assert server.poll() is None
-    assert processes._state(later)[1] != "Z"
+    assert processes.state_of(later)[1] != "Z"
 finally:
     os.kill(later, 9)
     server.wait()
