@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tarfile
@@ -29,6 +30,8 @@ from cnnforge_plugins.datasets.shared.shards import Shard, dataset_of_pictures, 
 # Endings of the members with labels; the first one that a sample has is used.
 _LABEL_ENDINGS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt", "json", "txt")
 _MAX_LABEL_BYTES = 2**20
+# Max bytes of a header. Long names and the properties of a member are in one.
+_MAX_HEADER_BYTES = 2**20
 _INDEX = re.compile("[0-9]{1,9}")
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip -k"),
@@ -40,6 +43,18 @@ _FIX = (
     "expected images with labels, a.jpg and a.cls (or a.json), or images in one folder for each "
     "class"
 )
+
+
+class _Headers(io.BufferedReader):
+    """An archive of which only headers are read.
+
+    A damaged header may name any size, and Python reserves as much memory as it is to read.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
 
 
 class _Sample(NamedTuple):
@@ -141,7 +156,7 @@ def _scan(shard: Shard, samples: list[_Sample], skipped: list[SkippedFile]) -> N
 def _members(path: str) -> list[tarfile.TarInfo]:
     shown = printable(path)
     try:
-        with open(path, "rb") as file:
+        with _Headers(io.FileIO(path)) as file:
             start = file.read(2)
             if start in _COMPRESSED:
                 kind, command = _COMPRESSED[start]

@@ -280,6 +280,18 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
         opened(path)
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("size", [2**33, -1024])
+def test_a_header_of_any_size_takes_no_memory(tmp_path, kind, size):
+    path = pack(tmp_path / "x.tar", samples())
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, size
+    content = header.tobuf(tarfile.GNU_FORMAT) + (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(DataError, match=f"is damaged .a header of {size} bytes.: copy or"):
+        opened(path)
+
+
 def test_an_archive_that_changes_is_noticed(tmp_path):
     path = pack(tmp_path / "x.tar", samples())
     dataset = opened(path)
