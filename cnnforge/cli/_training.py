@@ -111,10 +111,12 @@ def train_and_report(
         before the first epoch was done.
 
     Raises:
+        DataError: A sample can no longer be read. The last saved state can be resumed.
         typer.Exit: Training was interrupted by a signal.
     """
     from cnnforge.cli import _ctrl_c, _render
     from cnnforge.distributed.joining import leave
+    from cnnforge.errors import DataError
     from cnnforge.training import StopOnSignal
 
     path = session.run.path
@@ -149,7 +151,11 @@ def train_and_report(
     with _ctrl_c.saving(), StopOnSignal() as stop:
         with _render.progress() as display:
             progress = _Progress(session, display, plain=json or _render.is_plain())
-            result = session.train([progress], lambda: stop() or time_is_over())
+            try:
+                result = session.train([progress], lambda: stop() or time_is_over())
+            except DataError as error:
+                advice = f"then go on with 'cnnforge train --resume {path}'"
+                raise DataError(f"{error}; put it right, {advice}") from error
         # A signal to one of several workers ends all of them in the same way.
         code = session.workers.highest(stop.exit_code) if result.interrupted else 0
         if code:

@@ -120,7 +120,7 @@ class ImageFiles:
             in_parallel(decode, range(len(indices)))
         except UnreadableImage as error:
             raise DataError(
-                f"{error}; it could be read when the dataset was opened: was it changed or moved?"
+                f"{error}; it was changed or moved after the dataset was opened"
             ) from error
         return images
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnforge.cli import main
+from cnnforge.training import session
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -84,6 +85,30 @@ def test_added_and_renamed_images_change_no_validation_image(work: Path, said) -
     code, out, err = said("evaluate", "run", "--json")
     assert json.loads(out)["samples"] == 10
     assert "note: 6 of 10 images are new since the training of the run" in err
+
+
+def test_an_image_that_goes_during_training_can_be_put_back(
+    work: Path, said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed, spare = work / "photos" / "cat" / "0-3.png", work / "spare.png"
+
+    def without_an_image(*given, **named):
+        removed.rename(spare)
+        return train(*given, **named)
+
+    train = session.train
+    monkeypatch.setattr(session, "train", without_an_image)
+    words = ["--data", "photos", "--epochs", "1", "--kernels", "keras", "--output", "new"]
+    code, _, err = said("train", "lenet", *words)
+    run = "new/lenet-photos-001"
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"error: {removed}: no such file or directory; it was changed or moved after the dataset "
+        f"was opened; put it right, then go on with 'cnnforge train --resume {run}'"
+    )
+    spare.rename(removed)
+    monkeypatch.undo()
+    assert said("train", "--resume", str(work / run))[0] == 0
 
 
 def test_moved_data_are_known_by_their_content(work: Path, said) -> None:

@@ -49,7 +49,7 @@ def test_images_are_read_only_when_they_are_asked_for(paths):
 def test_fetch_names_a_file_that_has_vanished(paths, cores):
     samples = ImageFiles(paths, np.arange(10), (4, 5, 1))
     os.remove(paths[3])
-    with pytest.raises(DataError, match=r"3\.png: no such file.*was it changed or moved"):
+    with pytest.raises(DataError, match=r"3\.png: no such file.*changed or moved after"):
         samples.fetch(np.arange(10))
 
 

@@ -296,7 +296,7 @@ def test_an_archive_that_changes_is_noticed(tmp_path):
     path = pack(tmp_path / "x.tar", samples())
     dataset = opened(path)
     os.truncate(path, 700)
-    with pytest.raises(DataError, match="was it changed or moved"):
+    with pytest.raises(DataError, match="changed or moved after"):
         dataset.train.fetch(np.arange(len(dataset.train)))
 
 
