@@ -185,6 +185,21 @@ def test_t26_one_of_two_workers_is_killed(start, expected, tmp_path, trial):
 
 
 @slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_stands_still_ends_both(start, tmp_path, victim):
+    """As a machine that is paused. It goes on after the other worker has ended."""
+    environments = {victim: {"TOY_SIGNAL": f"{signal.SIGSTOP} 9"}}
+    running = start(*arguments("small", tmp_path, *ADAM), environments=environments)
+    ended = running[1 - victim].wait()
+    running[victim].kill(signal.SIGCONT)
+    for rank, each in ((1 - victim, ended), (victim, running[victim].wait())):
+        assert each.code == 4, each.err
+        (line,) = each.errors
+        assert "has ended or cannot be reached; start all workers again" in line, rank
+        assert "Traceback" not in each.err
+
+
+@slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_t27_a_worker_that_never_starts(start, tmp_path, rank):
     begun = time.monotonic()
