@@ -18,7 +18,8 @@ os.environ.setdefault("CNNFORGE_COMPILE_AHEAD", "0")
 os.environ.setdefault("CNNFORGE_TENSORFLOW_GPU", "auto")
 
 
-# A slow test takes as long as this number of others, and so does one that reads spoiled files.
+# A slow test takes as long as this number of others, and so does one that reads spoiled files. A
+# test that takes a minute or more says so: `slow(300)`.
 _SLOW = 40
 
 
@@ -40,9 +41,15 @@ def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         weights = Counter()
         for item in items:
-            slow = item.get_closest_marker("slow") or item.path.stem.startswith("test_fuzzing_")
-            weights[item.path] += _SLOW if slow else 1
+            weights[item.path] += _weight(item)
         items.sort(key=lambda item: -weights[item.path])
+
+
+def _weight(item):
+    slow = item.get_closest_marker("slow")
+    if slow is not None and slow.args:
+        return slow.args[0]
+    return _SLOW if slow or item.path.stem.startswith("test_fuzzing_") else 1
 
 
 def pytest_report_header(config):

@@ -75,7 +75,7 @@ def run_shortened(command: str) -> None:
         run(command.replace(" digits_in_scenes ", f" {FEW} "))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(300)
 def test_the_course(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     # The package of the last page must not stay importable.

@@ -41,6 +41,7 @@ def test_the_suite_needs_neither_tensorflow_nor_keras():
     assert "layers" not in done.stdout.split("test session starts")[-1].split("deselected")[0]
 
 
+@pytest.mark.slow
 def test_without_a_device_the_suite_is_skipped_and_says_why():
     pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'cnnforge[test]'")
     made = suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False)
@@ -50,6 +51,7 @@ def test_without_a_device_the_suite_is_skipped_and_says_why():
     assert "no CUDA device" in outcome.text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
 def test_the_suite_without_a_device(tmp_path):
     """The tests pass with results of the CPU, and the launched kernels are compiled."""
@@ -68,6 +70,7 @@ def test_the_suite_without_a_device(tmp_path):
     assert len(list(tmp_path.glob("*.cubin"))) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
 def test_the_suite_without_a_device_finds_wrong_results(tmp_path):
     spoiled = (

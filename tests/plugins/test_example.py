@@ -15,7 +15,7 @@ sys.exit("a plugin that ends the program while it is imported")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(1000)
 def test_the_example_plugin(environment):
     wheels = environment.work / "wheels"
     build = f"--no-index --no-build-isolation --no-deps --wheel-dir {wheels}"

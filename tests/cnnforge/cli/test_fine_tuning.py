@@ -158,6 +158,7 @@ def test_imagenet_weights_are_the_default_if_they_are_installed(
     assert main(["predict", str(path), data, "--kernels", "keras"]) == 0
 
 
+@pytest.mark.slow
 def test_without_the_package_random_weights_are_told(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

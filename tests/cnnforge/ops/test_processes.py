@@ -110,6 +110,7 @@ print(calls)
 """
 
 
+@pytest.mark.slow
 def test_prepare_is_called_for_a_loaded_graph(run_python, tmp_path):
     saved = run_python(PREPARE_SAVED, tmp_path, "save")
     assert run_python(PREPARE_SAVED, tmp_path, "load") == saved == "[((None, 3), 7)]\n"

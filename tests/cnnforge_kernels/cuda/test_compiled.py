@@ -15,6 +15,7 @@ from cnnforge_kernels.cuda.runtime import compiler
 from cnnforge_kernels.cuda.runtime.compiler import cached_kernel, compile_kernel
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
     pytest.mark.skipif(SIMULATED, reason="the compiler is off while the simulator is on"),
 ]

@@ -118,6 +118,7 @@ def test_memory_in_a_graph(variables, tmp_path):
     assert any(line.endswith("for a graph") for line in told)
 
 
+@pytest.mark.slow(300)
 def test_the_suite(variables):
     """All small tests of the suite run, so arrays of Numba are accepted and returned."""
     made = [*suite.command(suite.KERNELS, parallel=False, tests=suite.SMALL), "-p", "plugin"]

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'cnnforge[test]'")
 
 
+@pytest.mark.slow
 def test_kernels_in_the_simulator():
     folder = Path(__file__).parent / "simulated"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]

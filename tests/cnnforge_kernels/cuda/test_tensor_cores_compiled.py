@@ -13,6 +13,7 @@ from cnnforge_kernels.cuda.tensor_cores.layout import NARROW, WIDE
 from cnnforge_kernels.cuda.tensor_cores.weights import grad_weights
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
     pytest.mark.skipif(SIMULATED, reason="the compiler is off while the simulator is on"),
 ]

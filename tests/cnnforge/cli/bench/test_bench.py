@@ -113,6 +113,7 @@ def test_json_and_comparison(capsys, tmp_path):
     assert "Z80 then" in err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("choices")
 def test_a_model(capsys):
     arguments = ["bench", "--model", "lenet", "--shape", "8x8x1", "--batch-size", "2"]

@@ -133,6 +133,7 @@ def test_two_maps_are_trained_with_all_augmentations(train: Callable[..., dict])
     assert np.isfinite(found["validation"]["loss"])
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(train: Callable[..., dict], tmp_path: Path) -> None:
     """Interrupted in mid-epoch, with scenes that are made again for each epoch."""
     # 15 batches, of which the first chunk has 8.

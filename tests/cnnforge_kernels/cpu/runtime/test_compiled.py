@@ -45,6 +45,7 @@ def run(cache, threads):
     return int(count), digest
 
 
+@pytest.mark.slow
 def test_second_process_compiles_nothing_and_threads_change_no_bit(tmp_path):
     first, one = run(tmp_path, 1)
     assert first > 0
