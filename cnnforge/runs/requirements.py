@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
@@ -11,9 +12,12 @@ from typing import Any
 from cnnforge.errors import RunError, message_of
 from cnnforge.plugin_host.discovery import PluginRecord
 from cnnforge.runs import RunDirectory
+from cnnforge.utils.names import printable
 from cnnforge.utils.structured_text import MALFORMED, read_json
 
 PLUGINS = "plugins.json"
+# The name and the version of a distribution. Messages name both in a command to copy.
+_WORD = re.compile(r"[\w.!+-]*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +51,8 @@ class Requirement:
     def remedy(self) -> str:
         """Text for messages: the command that installs the plugin, or the option that loads it."""
         if self.distribution is None:
-            return f"name it with --plugin {self.source}"
-        origin = f" (it was installed from {self.origin})" if self.origin else ""
+            return f"name it with --plugin {printable(self.source)}"
+        origin = f" (it was installed from {printable(self.origin)})" if self.origin else ""
         return f"pip install {self.distribution}=={self.version}{origin}"
 
 
@@ -179,7 +183,7 @@ def describe_change(requirement: Requirement) -> str:
 def _what(requirement: Requirement) -> str:
     layers = [f"layer {name}" for name in requirement.layers]
     names = ", ".join([*layers, *_tasks(requirement)]) or ", ".join(requirement.uses)
-    return f"the {names}"
+    return f"the {printable(names)}"
 
 
 def _tasks(it: Requirement) -> list[str]:
@@ -231,6 +235,8 @@ def _checked(requirement: Requirement) -> Requirement:
         raise ValueError("a name is not a text")
     if not all(isinstance(text, str | None) for text in optional):
         raise ValueError("a distribution, a version or an origin is not a text")
+    if not all(_WORD.fullmatch(text or "") for text in optional[:2]):
+        raise ValueError("a distribution or a version has other characters than letters and digits")
     return requirement
 
 

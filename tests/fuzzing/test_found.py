@@ -84,6 +84,9 @@ def in_keras(*path: str, value: Any) -> Change:
 
 
 DEEP = b"[" * 100_000
+# A row of `plugins.json`.
+LOST = {"plugin": "lost", "source": "lost", "distribution": "lost", "version": "1", "origin": None}
+LOST |= {"uses": [], "layers": ["Lost"]}
 DIGITS = b"9" * 5000
 
 
@@ -141,6 +144,11 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("report-boxes", "validation.png", constant(b"\x89PNG\r\n\x1a\n" + bytes(40)), "cannot be shown"),
     ("opened", "plugins.json", in_json(0, "plugin", value=[]), "plugins.json cannot be read: a name is"),
     ("opened", "plugins.json", in_json(0, "version", value=3), "plugins.json cannot be read"),
+    ("opened", "plugins.json", in_json(0, "version", value="1 && rm -r x"), "other characters than"),
+    ("opened", "plugins.json", in_json(0, value={**LOST, "origin": "\n"}), r"installed from \\n\)"),
+    ("opened", "plugins.json", in_json(0, value={**LOST, "layers": ["\n"]}), r"needs the layer \\n of"),
+    ("opened", "plugins.json", in_json(0, value={**LOST, "distribution": None, "source": "\n"}),
+     r"name it with --plugin \\n$"),
     ("sweep", "sweep.json", in_json("prune", value="\n"), r"in which prune is \\n, and now True"),
     ("sweep", "journal.log", in_text(b'"values":[0.0]', b'"values":[1' + b"0" * 400 + b"]"),
      r"trial 0 has the value '1000"),
