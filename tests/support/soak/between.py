@@ -48,6 +48,8 @@ def _state(training: Training) -> None:
         data[draws.randrange(len(data))] ^= 1 << draws.randrange(8)
     path.write_bytes(data)
     training.damaged.add(path)
+    # What the last process has saved is lost, also if the next one ends before it reads the states.
+    training.stopped_by, training.claims_saved = None, False
     reached = training.reached
     end = Fault("", {"at": draws.randint(4, 40), "signals": (int(signal.SIGTERM),)})
     ended, progress, _ = training.process(end, run)
@@ -69,7 +71,6 @@ def _state(training: Training) -> None:
     if progress.first >= 0:
         trial.lost = max(0, reached - progress.first)
         training.reached = progress.reached
-    training.stopped_by = None
     training.claims_saved = "the state is saved" in line
 
 
