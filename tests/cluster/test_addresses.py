@@ -34,6 +34,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as trying:
+        return trying.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.parametrize("kind", ["", "ray://"])
 def test_a_start_that_never_completes_ends(
     command: Start, run: Path, pictures: Path, silent: int, kind: str
@@ -66,7 +71,7 @@ def others() -> Iterator[tuple[list[str], dict[str, str]]]:
     head = None
     end = time.monotonic() + PATIENCE
     for place in (port, client):
-        while socket.socket().connect_ex(("127.0.0.1", place)):
+        while not answers(place):
             # `ray start` gives up after 30 s, which a busy machine may need.
             if head is None or head.poll() is not None:
                 assert time.monotonic() < end, (folder / "log").read_text()

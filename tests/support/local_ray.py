@@ -78,8 +78,19 @@ class Command:
         return result
 
     def processes(self) -> list[int]:
-        """The process and those that it has started, also if it has ended."""
-        return [each for each in descendants(self._before) if not _is_zombie(each)]
+        """The processes that have begun after it, also those that a running cluster has started."""
+        found = []
+        for process in descendants({}):
+            if process in self._before:
+                continue
+            if not _is_zombie(process):
+                found.append(process)
+            elif process != self.process.pid:
+                # Forget it if it was adopted, as the first process of a machine does. A worker of
+                # Ray ends after its raylet, and takes a zombie for a process that still runs.
+                with contextlib.suppress(OSError):
+                    os.waitpid(process, os.WNOHANG)
+        return found
 
     def titled(self, text: str) -> list[int]:
         """The processes with a text in their title."""
@@ -89,20 +100,8 @@ class Command:
         """Wait until no process is left. Return the titles of those that remain."""
         end = time.monotonic() + seconds
         while (found := self.processes()) and time.monotonic() < end:
-            self._forget_zombies()
             time.sleep(0.05)
         return {process: title(process) for process in found}
-
-    def _forget_zombies(self) -> None:
-        """Do for adopted processes that have ended what the first process of a machine does.
-
-        A worker of Ray ends after its raylet. It takes a zombie for a process that still runs.
-        """
-        for process in descendants(self._before):
-            if process != self.process.pid and _is_zombie(process):
-                # It may have ended since then, or be the child of another process.
-                with contextlib.suppress(OSError):
-                    os.waitpid(process, os.WNOHANG)
 
     def end(self) -> None:
         """Kill what is left."""
