@@ -46,14 +46,20 @@ def main() -> None:
         _limit(request["seconds"], most_memory(request["size"]))
         # A name that is not UTF-8 has its bytes as characters.
         path = os.fsdecode(request["path"].encode("latin-1"))
-        print(json.dumps(_answer(path, request["member"], request["size"])), flush=True)
-        # Damaged content may stay open, and HDF5 would read it again for another file in its place.
-        if h5f.get_obj_count(h5f.OBJ_ALL, _OPEN):
+        answer, usable = _answer(path, request["member"], request["size"])
+        print(json.dumps(answer), flush=True)
+        # If damaged content stays open, HDF5 may read it again for another file of this name.
+        if not usable or h5f.get_obj_count(h5f.OBJ_ALL, _OPEN):
             break
 
 
 def _limit(seconds: int, memory: int) -> None:
-    """Let this process use so many more seconds of the processor, and so much more memory."""
+    """Limit this process.
+
+    Args:
+        seconds: Processor time, from now.
+        memory: Bytes, in addition to what it has now.
+    """
     limits = {"RLIMIT_CPU": math.ceil(time.process_time()) + seconds}
     with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
         limits["RLIMIT_AS"] = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + memory
@@ -68,7 +74,8 @@ def _limit(seconds: int, memory: int) -> None:
             resource.setrlimit(kind, (limit, hard))
 
 
-def _answer(path: str, member: str, size: int) -> dict[str, str]:
+def _answer(path: str, member: str, size: int) -> tuple[dict[str, str], bool]:
+    """Return the answer, and whether this process can still read other content."""
     try:
         content: Any = path
         if member:
@@ -78,12 +85,13 @@ def _answer(path: str, member: str, size: int) -> dict[str, str]:
         with h5py.File(content, "r") as file:
             found = _problem(file, size)
             if found:
-                return {"refused": found}
+                return {"refused": found}, True
             _read(file)
     # HDF5, h5py and zipfile raise many kinds of errors for damaged content.
     except Exception as error:
-        return {"damaged": one_line(error)}
-    return {}
+        usable = not isinstance(error, MemoryError | RecursionError | SystemError)
+        return {"damaged": one_line(error)}, usable
+    return {}, True
 
 
 def _read(group: h5py.Group) -> None:

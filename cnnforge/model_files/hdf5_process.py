@@ -16,10 +16,13 @@ import threading
 import time
 from pathlib import Path
 
-# Processor time for any content, and bytes for each further second. A file of 20,000 small layers
-# has 50 MB and takes 5 s.
+# Processor time for any file, and bytes of the file for each further second. A file of 20,000 tiny
+# layers has 51 MB and takes 7 s on a busy machine.
 _SECONDS = 5
-_BYTES_PER_SECOND = 5_000_000
+_BYTES_PER_SECOND = 2_000_000
+# Seconds that this process waits, in addition to ten times the processor time: the machine may be
+# busy.
+_MORE_SECONDS = 60
 # The content is not the reason for these exit codes. Python ends with 1 if an import fails, and a
 # machine without memory sends signal 9.
 _FROM_OUTSIDE = (0, 1, -9, -15)
@@ -76,8 +79,7 @@ class _Reader:
     def _answer(self, request: dict[str, str | int]) -> bytes:
         """Return the line that the process answers; empty if something else has ended it."""
         seconds = int(request["seconds"])
-        # Much longer than the processor time, because the machine may be busy.
-        patience = 60 + 10 * seconds
+        patience = _MORE_SECONDS + 10 * seconds
         try:
             process = self.process = self.process or _start()
             late = threading.Timer(patience, process.kill)
