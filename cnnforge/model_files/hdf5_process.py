@@ -70,14 +70,16 @@ class _Reader:
 
     def ask(self, request: dict[str, str | int]) -> dict[str, str]:
         with self._lock:
-            # The process may have been ended since the last request, so try again once.
+            # The process may have been ended since the last request, and other content may have
+            # damaged its memory. So try again once, with a new process.
             line = self._answer(request) or self._answer(request)
         if not line:
             raise NoProcessError("the process that reads it was ended twice")
         return json.loads(line)
 
     def _answer(self, request: dict[str, str | int]) -> bytes:
-        """Return the line that the process answers; empty if something else has ended it."""
+        """Return the line of the process; empty if the content is perhaps not why it has ended."""
+        is_new = self.process is None
         seconds = int(request["seconds"])
         patience = _MORE_SECONDS + 10 * seconds
         try:
@@ -106,7 +108,7 @@ class _Reader:
         code = process.returncode
         if -code == _SIGXCPU or time.monotonic() - began >= patience:
             raise DamagedContentError(f"HDF5 does not end after {seconds} s")
-        if code in _FROM_OUTSIDE:
+        if code in _FROM_OUTSIDE or not is_new:
             return b""
         raise DamagedContentError(f"HDF5 crashes with the exit code {code}")
 
