@@ -21,6 +21,15 @@ def expands_too_much(size: int, stored: int) -> bool:
     return size > _FREE + _RATIO * stored
 
 
+def most_memory(stored: int) -> int:
+    """Return the max bytes of memory for reading content, with room for the library.
+
+    Args:
+        stored: Bytes in the file.
+    """
+    return 512 * 2**20 + _RATIO * stored
+
+
 def check_lengths(archive: zipfile.ZipFile) -> None:
     """Check that no member of an archive is longer than the archive.
 

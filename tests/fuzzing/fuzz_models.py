@@ -52,15 +52,17 @@ def keras_file(layers: Sequence[dict[str, Any]], arrays: dict[str, list[np.ndarr
     return file.getvalue()
 
 
-def weights_file(arrays: dict[str, list[np.ndarray]]) -> bytes:
-    """Return a `.weights.h5` file, as Keras writes it."""
+def weights_file(
+    arrays: dict[str, list[np.ndarray]], libver: str | None = None, **options: Any
+) -> bytes:
+    """Return a `.weights.h5` file, as Keras writes it without options."""
     file = io.BytesIO()
-    with h5py.File(file, "w") as weights:
+    with h5py.File(file, "w", libver=libver) as weights:
         for name, own in arrays.items():
             group = weights.create_group(f"layers/{name}/vars")
             group.attrs["name"] = name
             for number, array in enumerate(own):
-                group.create_dataset(str(number), data=array)
+                group.create_dataset(str(number), data=array, **options)
     return file.getvalue()
 
 
@@ -83,6 +85,12 @@ def _model_seeds() -> list[Files]:
         {"model.keras": keras_file(layers, _arrays())},
         {"model.keras": (_OLD / "model.keras").read_bytes()},
     ]
+
+
+def _weights_seeds() -> list[Files]:
+    # Other programs may pack the values, and HDF5 has a newer format.
+    packed = weights_file(_arrays(), libver="latest", compression="gzip", shuffle=True)
+    return [{"model.weights.h5": each} for each in (weights_file(_arrays()), packed)]
 
 
 def _read_guard(folder: Path, choice: int) -> None:
@@ -282,8 +290,7 @@ def _read_picture(folder: Path, choice: int) -> None:
 
 TARGETS = [
     Target("guard", "`.keras` files, before Keras reads them", _model_seeds, _read_guard),
-    Target("weights", "`.weights.h5` files", lambda: [{"model.weights.h5": weights_file(_arrays())}],
-           _read_weights),
+    Target("weights", "`.weights.h5` files", _weights_seeds, _read_weights),
     Target("learned", "the detectors in a model for `filter`", lambda: [
         {"config.toml": config(), **_model_seeds()[0]}], _read_learned, fixed=["config.toml"]),
     Target("state", "training states with the right checksum", _state_seeds, _read_state),
