@@ -19,7 +19,7 @@ os.environ.setdefault("CNNFORGE_TENSORFLOW_GPU", "auto")
 
 
 # A slow test takes as long as this number of others, and so does one that reads spoiled files. A
-# test that takes a minute or more says so: `slow(300)`.
+# test that takes a minute or more has a larger number, such as `slow(300)`.
 _SLOW = 40
 
 
