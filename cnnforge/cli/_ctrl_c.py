@@ -67,7 +67,7 @@ class _Watch:
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._raise)
-        sys.unraisablehook = _without_interrupts(sys.unraisablehook)
+        sys.unraisablehook = _silent_after_interrupts(sys.unraisablehook)
         # Exit handlers run in reverse order: this one, registered first, runs after those of a
         # backend.
         atexit.register(self._leave)
@@ -166,18 +166,19 @@ def watch() -> None:
             _watch = _Watch()
 
 
-def _without_interrupts(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Return a hook for exceptions that are lost, which shows no `KeyboardInterrupt`.
+def _silent_after_interrupts(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return a hook for exceptions that are lost, which shows none after a signal.
 
-    Such an exception is lost if it is raised while native code calls Python, for instance while
-    LLVM compiles. The second thread then ends the program.
+    `KeyboardInterrupt` is lost if it is raised while native code calls Python, for instance while
+    LLVM compiles. The second thread then ends the program. And an object that an interruption has
+    left half made may raise an exception when it is freed.
     """
 
-    def without_interrupts(unraisable: Any) -> None:
-        if not (was_interrupted() and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+    def show(unraisable: Any) -> None:
+        if not was_interrupted():
             hook(unraisable)
 
-    return without_interrupts
+    return show
 
 
 def ignore() -> None:

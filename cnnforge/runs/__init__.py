@@ -143,7 +143,11 @@ class RunDirectory:
         try:
             yield
         except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+            try:
+                shutil.rmtree(self.path, ignore_errors=True)
+            except KeyboardInterrupt:
+                # A second Ctrl-C. The directory is small, so this takes no time.
+                shutil.rmtree(self.path, ignore_errors=True)
             raise
 
     @property

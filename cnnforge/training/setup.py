@@ -126,17 +126,17 @@ def start(
     built = _build(options, reference, task, dataset, plugins, size=size)
     fine_tuning = describe(built.model, options, built.initial_weights, task)
     checks = _certified(built.model, plugins)
-    run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
     mirrored = mirror_notes(options.augment, dataset.classes)
     notes = (*_notes(dataset), *mirrored, *bound, *weights_notes, *built.notes)
     model, stock = built.model, built.stock
-    session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
-    session.fine_tuning, session.model_chosen = fine_tuning, model_chosen
-    session.workers = workers
-    session.callbacks, session.augmentations = callbacks, augmentations
-    session.implementations = built.decided
-    session.size, session.initial_weights = built.size, built.initial_weights
+    run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
     with run.discarded_on_error():
+        session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
+        session.fine_tuning, session.model_chosen = fine_tuning, model_chosen
+        session.workers = workers
+        session.callbacks, session.augmentations = callbacks, augmentations
+        session.implementations = built.decided
+        session.size, session.initial_weights = built.size, built.initial_weights
         write_run_metadata(session, reference)
     return session
 

@@ -58,6 +58,16 @@ LOSES_IN_A_CALLBACK = """
     while True:
         called()
 """
+LEAVES_HALF_AN_OBJECT = """
+    class Half:
+        def __init__(self):
+            print("there", flush=True)
+            time.sleep(30)
+            self.file = 3
+        def __del__(self):
+            del self.file
+    Half()
+"""
 LOST_BEFORE_SAVING = """
     try:
         print("there", flush=True)
@@ -138,6 +148,11 @@ def test_an_interrupt_that_is_lost_ends_the_program():
 
 def test_an_interrupt_that_native_code_loses_is_not_shown():
     code, _, err, _ = interrupt(start(LOSES_IN_A_CALLBACK))
+    assert (code, err) == (130, "error: interrupted\n")
+
+
+def test_an_object_that_is_half_made_is_freed_in_silence():
+    code, _, err, _ = interrupt(start(LEAVES_HALF_AN_OBJECT))
     assert (code, err) == (130, "error: interrupted\n")
 
 

@@ -1,6 +1,7 @@
 """The run directory."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,21 @@ def test_a_path_of_any_bytes_is_read_back_from_a_config_that_is_utf8(
     options, table = run.read_config()
     assert options["data"] == table["data"] == table["callbacks"][0] == data
     assert read_config(run.path / "config.toml")["data"] == data
+
+
+def test_a_second_interrupt_does_not_keep_a_discarded_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory.create(tmp_path, "lenet", "mnist5k")
+    remove, interrupts = shutil.rmtree, [KeyboardInterrupt]
+
+    def interrupted_once(*given: Any, **named: Any) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        remove(*given, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted_once)
+    with pytest.raises(KeyboardInterrupt), run.discarded_on_error():
+        raise KeyboardInterrupt
+    assert not interrupts
+    assert not run.path.exists()
