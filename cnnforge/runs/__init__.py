@@ -300,7 +300,7 @@ class RunDirectory:
                 "type 'cnnforge train --resume %s'",
                 name,
                 cause,
-                self.path,
+                as_argument(self.path),
             )
 
 

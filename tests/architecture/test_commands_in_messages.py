@@ -15,25 +15,39 @@ COMMAND = re.compile(
 QUOTED = ("as_argument(", "shlex.quote(", "shlex.join(")
 
 
-def unquoted(source: str) -> list[str]:
-    """Return the expressions of paths in commands of f-strings that are not quoted."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.JoinedStr):
-            continue
+def message(node: ast.AST) -> tuple[str, list[ast.expr]]:
+    """Return the text of an f-string or of a call of the logger, and the values in it.
+
+    The text has the number of a value in angle brackets in place of each value.
+    """
+    if isinstance(node, ast.JoinedStr):
         values = [each.value for each in node.values if isinstance(each, ast.FormattedValue)]
         numbers = iter(range(len(values)))
-        text = "".join(
+        parts = [
             str(each.value) if isinstance(each, ast.Constant) else f"<{next(numbers)}>"
             for each in node.values
-        )
+        ]
+        return "".join(parts), values
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        numbers = iter(range(len(node.args)))
+        text = re.sub("%[sd]", lambda _: f"<{next(numbers)}>", str(node.args[0].value))
+        return text, node.args[1:]
+    return "", []
+
+
+def unquoted(source: str) -> list[str]:
+    """Return the expressions of the paths in commands that are not quoted."""
+    found = []
+    for text, values in map(message, ast.walk(ast.parse(source))):
         names = [ast.unparse(values[int(match[1])]) for match in COMMAND.finditer(text)]
+        # A constant, such as the name of a file, has no blank.
         found += [name for name in names if not (name.startswith(QUOTED) or name.isupper())]
     return found
 
 
 def test_it_finds_them() -> None:
     assert unquoted("f\"go on with 'cnnforge train --resume {run.path}'\"") == ["run.path"]
+    assert unquoted("log('%d: type cnnforge train --resume %s', 1, run.path)") == ["run.path"]
     assert unquoted('f"type: cnnforge predict {as_argument(run)} IMAGES"') == []
 
 
