@@ -211,8 +211,6 @@ def resume(
         fingerprint = before.pop(FINGERPRINT, fingerprint)
         for name in {**before, **now}.keys() - {FINGERPRINT}:
             _same(run, name, before.get(name), now.get(name))
-        if state.best is not None and not run.model.is_file():
-            raise run.model_is_gone()
     # Compare the data after the options, since some options change the split of the data.
     _check_data(run, dataset, fingerprint)
     if state and state.stopped and total > old_total:

@@ -215,6 +215,7 @@ def test_runs_of_other_classes_are_refused(make, runs, capsys) -> None:
     other = make("cats", 59, classes=("cat", "dog"))
     error = refused(capsys, 2, runs["a"], other)
     assert "have different classes" in error
+    assert "(the first knows cat, dog):" in refused(capsys, 2, other, runs["a"])
     assert "--data" in error
 
 
