@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cnnforge.utils.names import as_argument
+
 if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task
     from cnnforge.training import (
@@ -99,7 +101,7 @@ def waiting_note(session: Session, row: EpochMetrics) -> str:
     note = f"training waited for images {row.waiting:.0%} of the time in epoch {row.epoch}"
     if session.options.cache or not isinstance(session.dataset.train, ImageFiles):
         return note
-    resumed = f"cnnforge train --resume {session.run.path} --cache"
+    resumed = f"cnnforge train --resume {as_argument(session.run.path)} --cache"
     return f"{note}; to decode them only once, press Ctrl-C and go on with '{resumed}'"
 
 

@@ -15,7 +15,7 @@ from cnnforge.cli._common import load_plugins
 from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note, waiting_note
 from cnnforge.cli.terminal.sparkline import Sparkline
 from cnnforge.cli.terminal.tables import show_details
-from cnnforge.utils.names import printable
+from cnnforge.utils.names import as_argument, printable
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
@@ -66,6 +66,9 @@ def prepare(
 
         # Opened before the import of Keras, which takes seconds, to report a wrong run at once.
         run = RunDirectory.open(resume, needs=())
+        if run.has_finished_epoch and not run.model.is_file():
+            # `doctor` resumes copies without a model, so `training.resume` permits it.
+            raise run.model_is_gone()
         if joining.rank == 0:
             claims.enter_context(run.claimed())
         workers = join()
@@ -121,7 +124,7 @@ def train_and_report(
 
     path = session.run.path
     _render.message(f"run directory: {path}")
-    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
+    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {as_argument(path)}'")
     if session.size is not None:
         _render.message(session.size.describe())
     for line in session.fine_tuning:
@@ -140,7 +143,9 @@ def train_and_report(
     if session.finished and not session.workers.is_first:
         return None
     if session.finished:
-        done = f"all {session.options.epochs} epochs are done; {_how_to_continue(session)}"
+        count = session.options.epochs
+        epochs = "the only epoch is" if count == 1 else f"all {count} epochs are"
+        done = f"{epochs} done; {_how_to_continue(session)}"
         _render.message(_stopped(session) or done)
         return session.report()
     _show_tensorboard(session)
@@ -154,7 +159,7 @@ def train_and_report(
             try:
                 result = session.train([progress], lambda: stop() or time_is_over())
             except DataError as error:
-                advice = f"then go on with 'cnnforge train --resume {path}'"
+                advice = f"then go on with 'cnnforge train --resume {as_argument(path)}'"
                 raise DataError(f"{error}; put it right, {advice}") from error
         # A signal to one of several workers ends all of them in the same way.
         code = session.workers.highest(stop.exit_code) if result.interrupted else 0
@@ -163,7 +168,7 @@ def train_and_report(
             cause = "Ctrl-C" if name == "SIGINT" else name
             _render.message(
                 f"interrupted by {cause}; the state is saved; go on with "
-                f"'cnnforge train --resume {path}'"
+                f"'cnnforge train --resume {as_argument(path)}'"
             )
             leave(session.workers)
             raise typer.Exit(code)
@@ -177,7 +182,7 @@ def train_and_report(
         _render.message(_stopped(session))
     _ctrl_c.set_message(
         "interrupted; the model is saved, but tables or figures are missing; write them with "
-        f"'cnnforge train --resume {path}'"
+        f"'cnnforge train --resume {as_argument(path)}'"
     )
     return session.report()
 
@@ -190,7 +195,7 @@ def _time_limit(session: Session) -> str:
     model = "" if state.best else ", before the first epoch was done, so there is no model yet"
     return (
         f"the time limit is reached {where}{model}; the state is saved; go on with 'cnnforge train "
-        f"--resume {session.run.path}'"
+        f"--resume {as_argument(session.run.path)}'"
     )
 
 
@@ -204,7 +209,7 @@ def _show_tensorboard(session: Session) -> None:
 
     missing = "; it is not installed: pip install 'cnnforge[tensorboard]'"
     _render.message(
-        f"TensorBoard shows the curves: tensorboard --logdir {session.run.path}"
+        f"TensorBoard shows the curves: tensorboard --logdir {as_argument(session.run.path)}"
         + ("" if find_spec("tensorboard") else missing)
     )
 
@@ -258,8 +263,8 @@ def _how_to_continue(session: Session) -> str:
     """Return a sentence about how to continue a finished run."""
     path = session.run.path
     if session.options.ends:
-        return f"for a new run from its weights use --init-from {path}"
-    return f"to continue, use --resume {path} --epochs +10"
+        return f"for a new run from its weights use --init-from {as_argument(path)}"
+    return f"to continue, use --resume {as_argument(path)} --epochs +10"
 
 
 def as_dict(session: Session, evaluation: Evaluation | None) -> dict[str, Any]:
@@ -303,7 +308,9 @@ def show_result(session: Session, evaluation: Evaluation) -> None:
         _render.result("")
     typer.echo(f"{seconds:.1f} s of training, {best.images_per_second:,.0f} images/s")
     typer.echo(f"run directory: {session.run.path}")
-    _render.message(f"to use the model, type: cnnforge predict {session.run.path} IMAGES")
+    _render.message(
+        f"to use the model, type: cnnforge predict {as_argument(session.run.path)} IMAGES"
+    )
 
 
 class _Progress:

@@ -16,6 +16,7 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
+from cnnforge.utils.names import as_argument
 
 # Max number of rows on a terminal; a table of a thousand classes hides the line above it.
 _MAX_SHOWN = 40
@@ -61,6 +62,7 @@ def evaluate(
     trained = open_trained(run, kernels, plugin, load_plugins, data)
     from cnnforge.errors import UsageError
     from cnnforge.prediction import open_samples
+    from cnnforge.prediction.samples import NoTestPartError
 
     predictor = trained.predictor
     try:
@@ -73,7 +75,7 @@ def evaluate(
             tasks=trained.plugins.tasks,
         )
     except UsageError as error:
-        if data is not None:
+        if data is not None or isinstance(error, NoTestPartError):
             raise
         raise UsageError(
             f"the data of the run cannot be opened: {error}; if they have moved, name their new "
@@ -99,7 +101,7 @@ def evaluate(
         if len(shown) < len(rows):
             _render.message(
                 f"{len(rows) - len(shown)} more rows; all are in the result of --json, or of "
-                f"'cnnforge evaluate {run} > table.txt'"
+                f"'cnnforge evaluate {as_argument(run)} > table.txt'"
             )
     else:
         typer.echo(title)

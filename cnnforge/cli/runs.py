@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnforge.cli._common import JsonOption, print_json
-from cnnforge.utils.names import printable
+from cnnforge.utils.names import as_argument, printable
 
 if TYPE_CHECKING:
     from cnnforge.runs.listing import RunSummary
@@ -45,7 +45,8 @@ def runs(
         )
     if is_run(folder):
         raise UsageError(
-            f"{folder} is a run, not a folder of runs; type: cnnforge runs {folder.parent}"
+            f"{folder} is a run, not a folder of runs; type: cnnforge runs "
+            f"{as_argument(folder.parent)}"
         )
     found = list_runs(folder)
     if json:
@@ -72,7 +73,7 @@ def _other_folder(folder: Path) -> str:
 
     if DEFAULT_FOLDER.is_dir() and runs_in(DEFAULT_FOLDER):
         return f"the folder {DEFAULT_FOLDER} has runs; type: cnnforge runs"
-    output = "" if folder == DEFAULT_FOLDER else f" --output {folder}"
+    output = "" if folder == DEFAULT_FOLDER else f" --output {as_argument(folder)}"
     return f"'cnnforge train{output}' makes one"
 
 

@@ -14,7 +14,7 @@ from cnnforge.errors import UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction import Predictor, RunData, open_samples
 from cnnforge.prediction.joined_samples import joined
-from cnnforge.prediction.samples import Part
+from cnnforge.prediction.samples import NoTestPartError, Part
 
 Key = tuple[str, bytes]
 """Name and digest of a sample."""
@@ -154,7 +154,7 @@ def _open(run: ComparedRun, reference: str, part: Part) -> _Opened:
             tasks=run.plugins.tasks,
         )
     except UsageError as error:
-        if reference != run.data.reference:
+        if reference != run.data.reference or isinstance(error, NoTestPartError):
             raise
         raise UsageError(
             f"the data of the run {run.path} cannot be opened: {error}; if they have moved, name "
@@ -173,7 +173,7 @@ def _open(run: ComparedRun, reference: str, part: Part) -> _Opened:
     origin = kept.find(
         Split(np.zeros(len(keys)), [name for name, _ in keys], [digest for _, digest in keys])
     )
-    unseen = {keys[at] for at in np.flatnonzero(~(origin.trained | origin.dropped))}
+    unseen = {keys[at] for at in np.flatnonzero(~(origin.trained | origin.dropped | origin.copies))}
     return _Opened(dataset, samples, keys, place, unseen, False)
 
 

@@ -76,10 +76,11 @@ def with_known_classes(common: CommonSamples) -> CommonSamples:
     if kept.all():
         return common
     if not kept.any():
-        names = ", ".join(list(_task(first).classes)[:3])
+        classes = list(_task(first).classes)
+        names = ", ".join([*classes[:3], *(["..."] if len(classes) > 3 else [])])
         raise UsageError(
             f"the runs have different classes, and {common.what} has no picture of a class that "
-            f"all of them know (the first knows {names}, ...): compare runs of the same classes, "
+            f"all of them know (the first knows {names}): compare runs of the same classes, "
             "or name other labelled data with --data"
         )
     return replace(

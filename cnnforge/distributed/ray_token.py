@@ -8,6 +8,7 @@ import os
 from cnnforge.distributed.addresses import open_token_file, token_file
 from cnnforge.distributed.ray_output import Show
 from cnnforge.errors import CnnforgeError
+from cnnforge.utils.names import as_argument
 
 # Seconds in which the cluster answers one question.
 _TIMEOUT = 10.0
@@ -20,7 +21,10 @@ def token_settings(show: Show) -> dict[str, str]:
         show: Function that shows a warning about a token that others can read.
     """
     if path := open_token_file():
-        show(f"warning: other users can read the token of the cluster; type: chmod 600 {path}")
+        show(
+            "warning: other users can read the token of the cluster; type: chmod 600 "
+            f"{as_argument(path)}"
+        )
     has_token = bool(os.environ.get("RAY_AUTH_TOKEN") or token_file())
     return {"RAY_AUTH_MODE": "token"} if has_token and "RAY_AUTH_MODE" not in os.environ else {}
 

@@ -27,6 +27,7 @@ from cnnforge.distributed.ray_start import cluster
 from cnnforge.distributed.ray_workers import addresses, work
 from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
 from cnnforge.runs import RunDirectory
+from cnnforge.utils.names import as_argument
 
 MAX_RESTARTS = 3
 """Number of restarts without a new state of the run after which training ends."""
@@ -161,7 +162,9 @@ class RayTrain:
 
     def _with_workers(self, text: str) -> str:
         """Add the workers to a command in a text that continues the run."""
-        command = f"cnnforge train --resume {self.run}'"
+        if self.run is None:
+            return text
+        command = f"cnnforge train --resume {as_argument(self.run)}'"
         return text.replace(command, command.removesuffix("'") + self._options() + "'")
 
     def _options(self) -> str:
@@ -271,7 +274,7 @@ class RayTrain:
         """Return a clause with the command that continues the run."""
         if self.run is None:
             return "there is no run yet: type the command again"
-        return f"go on with 'cnnforge train --resume {self.run}{self._options()}'"
+        return f"go on with 'cnnforge train --resume {as_argument(self.run)}{self._options()}'"
 
     def _fail(self, rank: int, code: int) -> None:
         message = self._with_workers("; ".join(self._messages[rank]))

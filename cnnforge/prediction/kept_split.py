@@ -32,12 +32,15 @@ class Origin(NamedTuple):
         kept: (N,) bool, whether the image is one of the validation images of the run.
         gone: Number of validation images of the run that are not among the samples.
         dropped: (N,) bool, whether the run left out the image, because it is a copy.
+        copies: (N,) bool, whether the image is a validation image that is equal to a training
+            image.
     """
 
     trained: np.ndarray
     kept: np.ndarray
     gone: int
     dropped: np.ndarray
+    copies: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,11 @@ class KeptSplit:
             bool,
         )
         is_kept &= ~is_dropped
-        is_trained = np.array([digest in trained for _, digest in found], bool) & ~is_kept
+        is_equal = np.array([digest in trained for _, digest in found], bool)
+        is_trained = is_equal & ~is_kept
         present = {digest for _, digest in found}
         gone = sum(digest not in present for _, digest in self.validation)
-        return Origin(is_trained, is_kept, gone, is_dropped & ~is_trained)
+        return Origin(is_trained, is_kept, gone, is_dropped & ~is_trained, is_equal & is_kept)
 
     def differences(self, other: KeptSplit) -> str:
         """Describe how other data differ from those of the run, in one line.

@@ -152,6 +152,10 @@ class RunData:
     split: KeptSplit | None = None
 
 
+class NoTestPartError(UsageError):
+    """The data can be opened, but have no test part, and it was asked for."""
+
+
 def open_samples(
     reference: str,
     image_shape: tuple[int, int, int],
@@ -199,7 +203,7 @@ def open_samples(
         )
     if part == "test":
         if dataset.test is None:
-            raise UsageError(
+            raise NoTestPartError(
                 f"{dataset.name} has no test part, such as a sub-folder named test: leave out "
                 "--part test, or name labelled data with --data"
             )
@@ -269,6 +273,10 @@ def _untrained(dataset: Dataset, origin: Origin, is_own: bool, leave_out: bool) 
         count = int((chosen & origin.dropped).sum())
         chosen = chosen & ~origin.dropped
         notes.append(f"{count} of {total} images are left out: copies that training left out, too")
+    if copies := int((chosen & origin.copies).sum()):
+        notes.append(f"{copies} of {chosen.sum()} images are exact copies of training images")
+    if dataset.test is not None:
+        notes.append(f"images of the test part that are left out: {len(dataset.test):,}")
     if is_own and trained < total:
         what = f"the validation part of {dataset.name}"
         new = int((chosen & ~origin.kept).sum())

@@ -19,7 +19,7 @@ from typing import Any
 
 from cnnforge.errors import RunError, UsageError, message_of, one_line
 from cnnforge.utils import atomic_files
-from cnnforge.utils.names import escaped, unescaped
+from cnnforge.utils.names import as_argument, escaped, unescaped
 from cnnforge.utils.structured_text import read_toml
 
 try:
@@ -104,8 +104,8 @@ class RunDirectory:
         Raises:
             UsageError: The directory does not exist, it is not a run, or a newer cnnforge wrote
                 it.
-            RunError: A file is damaged, or it is missing because training stopped before the end
-                of the first epoch.
+            RunError: A file is damaged or missing. The model is missing, too, if training stopped
+                before the end of the first epoch.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
@@ -125,14 +125,35 @@ class RunDirectory:
             )
         for name in needs:
             if not (run.path / name).exists():
+                if name == MODEL and run.had_model:
+                    raise run.model_is_gone()
                 cause = (
                     "it is training now, and its first epoch has not ended: wait until it has"
                     if run.is_claimed
                     else "its training stopped before the end of the first epoch; go on with "
-                    f"'cnnforge train --resume {path}'"
+                    f"'cnnforge train --resume {as_argument(path)}'"
                 )
                 raise RunError(f"the run {path} has no {name}: {cause}")
         return run
+
+    @property
+    def had_model(self) -> bool:
+        """Whether `model.keras` has been written: training has ended, or two epochs have.
+
+        `metrics.csv` gets the row of the first epoch before the model is saved.
+        """
+        try:
+            epochs = len((self.path / METRICS).read_bytes().splitlines()) - 1
+        except OSError:
+            epochs = 0
+        return epochs > 1 or (self.path / EVALUATION).is_file()
+
+    def model_is_gone(self) -> RunError:
+        """Return an error for a run whose model was saved, and is missing now."""
+        return RunError(
+            f"the run {self.path} has no {MODEL}, but its training has saved one: restore the file "
+            "from a copy of the run, or train a new run"
+        )
 
     @contextmanager
     def discarded_on_error(self) -> Iterator[None]:
@@ -286,7 +307,7 @@ class RunDirectory:
                 "type 'cnnforge train --resume %s'",
                 name,
                 cause,
-                self.path,
+                as_argument(self.path),
             )
 
 

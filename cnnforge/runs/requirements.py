@@ -12,7 +12,7 @@ from typing import Any
 from cnnforge.errors import RunError, message_of
 from cnnforge.plugin_host.discovery import PluginRecord
 from cnnforge.runs import RunDirectory
-from cnnforge.utils.names import printable
+from cnnforge.utils.names import as_argument, printable
 from cnnforge.utils.structured_text import MALFORMED, read_json
 
 PLUGINS = "plugins.json"
@@ -51,7 +51,7 @@ class Requirement:
     def remedy(self) -> str:
         """Text for messages: the command that installs the plugin, or the option that loads it."""
         if self.distribution is None:
-            return f"name it with --plugin {printable(self.source)}"
+            return f"name it with --plugin {as_argument(self.source)}"
         origin = f" (it was installed from {printable(self.origin)})" if self.origin else ""
         return f"pip install {self.distribution}=={self.version}{origin}"
 

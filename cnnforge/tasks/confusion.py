@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnforge.reporting.figures import confusion_matrix
 from cnnforge.runs import RunDirectory
+from cnnforge.utils.names import as_argument
 
 CONFUSION = "confusion_matrix.csv"
 # Max number of class names in a message.
@@ -47,5 +48,5 @@ def write_confusion_matrix(
                 len(replaced),
                 len(classes),
                 ", ".join(replaced[:_MAX_EXAMPLES]) + more,
-                run.path,
+                as_argument(run.path),
             )

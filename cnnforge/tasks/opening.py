@@ -12,6 +12,7 @@ from cnnforge.plugin_host.registry import Registry
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.metric import LOSS, RESERVED_NAMES, VALIDATION_PREFIX
 from cnnforge.tasks.task import Task
+from cnnforge.utils.names import as_argument
 
 
 def load_task(spec: TaskSpec) -> type[Task]:
@@ -130,7 +131,7 @@ def default_model(
     choice = f"name one of its models ({names})" if names else "no model is for it"
     raise UsageError(
         f"{data} is for the task {tasks.shortest_name(spec)!r}: {choice}, as in cnnforge train "
-        f"MODEL --data {data}"
+        f"MODEL --data {as_argument(data)}"
     )
 
 

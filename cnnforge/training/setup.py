@@ -62,6 +62,7 @@ from cnnforge.training.state import StateStore
 from cnnforge.utils.atomic_files import remove_leftovers
 from cnnforge.utils.available_memory import available_memory
 from cnnforge.utils.keras_graph import all_layers
+from cnnforge.utils.names import as_argument
 
 
 def _silent(line: str) -> None:
@@ -205,8 +206,7 @@ def resume(
     task = task_for(dataset, plugins.tasks, options.task_options)
     fingerprint = table.get("fingerprint")
     if state:
-        # The user may have edited config.toml, so compare its options with those that were saved in
-        # the training state.
+        # config.toml may have been edited: compare its options with those of the training state.
         before, now = stored_identity(state), identity_of(options, dataset)
         fingerprint = before.pop(FINGERPRINT, fingerprint)
         for name in {**before, **now}.keys() - {FINGERPRINT}:
@@ -299,7 +299,7 @@ def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
     raise UsageError(
         f"the data {dataset.name} are not those of the run {run.path}{what}; a resumed run needs "
         "the same data; for a new run from its weights use 'cnnforge train --init-from "
-        f"{run.path}'"
+        f"{as_argument(run.path)}'"
     )
 
 
@@ -368,7 +368,7 @@ def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
     if before != now:
         raise UsageError(
             f"the run {run.path} has {name} = {before}, not {now}: a resumed run keeps its "
-            f"configuration; for a new run from its weights use --init-from {run.path}"
+            f"configuration; a new run takes its weights with --init-from {as_argument(run.path)}"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from typing import Any
 
@@ -48,6 +49,17 @@ def printable(name: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(name)
     return text if text.isprintable() else "".join(map(_shown, _utf8(text)))
+
+
+def as_argument(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as one argument of a command that a message contains.
+
+    A path with a blank is quoted, so that the command can be copied into a shell.
+
+    Args:
+        path: A path, as Python reads it from the file system.
+    """
+    return shlex.quote(printable(path))
 
 
 def escaped(text: str) -> str:

@@ -18,6 +18,7 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
+from cnnforge.utils.names import as_argument
 
 if TYPE_CHECKING:
     from cnnforge.comparing.comparison import Comparison
@@ -96,7 +97,7 @@ def _runs_of(named: Path) -> list[Path]:
     if not found:
         raise UsageError(
             f"no run in the folder {named} has a model yet: continue one with 'cnnforge train "
-            f"--resume {runs_in(folder)[0]}'"
+            f"--resume {as_argument(runs_in(folder)[0])}'"
         )
     return found
 

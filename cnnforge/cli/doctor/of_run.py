@@ -12,6 +12,7 @@ import typer
 from cnnforge.cli import _render, _settings
 from cnnforge.cli._common import print_json
 from cnnforge.errors import UsageError
+from cnnforge.utils.names import as_argument
 
 if TYPE_CHECKING:
     from cnnforge.runs import RunDirectory
@@ -118,7 +119,7 @@ def _resumed(path: Path, result: ResumeCheck) -> list[str]:
         *lines,
         f"OTHER BITS: {found['differing']} of {found['variables']} variables differ, first "
         f"{found['variable']}{of}, by up to {found['max']:.3g}",
-        f"to find the layer, type: cnnforge doctor --determinism {path}; then "
+        f"to find the layer, type: cnnforge doctor --determinism {as_argument(path)}; then "
         f"{_report_it(found['plugin'])}",
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     Part = tuple[Inputs, Sequence[Row]]
 
 _JPEG = (".jpg", ".jpeg")
-_UNSAFE = re.compile(r"[^\w.-]+")
 _NAMES = "classes.txt"
 # Name of the ids of the images of COCO data.
 _COCO_ID = "image_id"
@@ -114,12 +112,17 @@ def _read(parts: Sequence[Part]) -> Iterator[tuple[Row, Inputs, int]]:
                 yield row, part, number
 
 
-def _stems(parts: Sequence[Part]) -> Iterator[str]:
-    """Yield a different file name without ending for each row that `_read` yields."""
-    used: set[str] = set()
+def _stems(parts: Sequence[Part], used: set[str]) -> Iterator[str]:
+    """Yield a different file name without ending for each row that `_read` yields.
+
+    It is the name of the image if that is free: readers of YOLO's files find them by this name.
+
+    Args:
+        parts: The rows.
+        used: Names in small letters that are taken. The function adds its own.
+    """
     for row, _, _ in _read(parts):
-        stem = os.path.splitext(os.path.basename(row.name))[0]
-        stem = _UNSAFE.sub("_", stem).strip("._") or "image"
+        stem = os.path.splitext(os.path.basename(row.name))[0] or "image"
         name, number = stem, 1
         while name.lower() in used:
             number += 1
@@ -130,7 +133,7 @@ def _stems(parts: Sequence[Part]) -> Iterator[str]:
 
 def _draw(folder: Path, parts: Sequence[Part], boxes: BoxOutput) -> None:
     folder.mkdir(exist_ok=True)
-    for stem, (row, part, number) in zip(_stems(parts), _read(parts), strict=True):
+    for stem, (row, part, number) in zip(_stems(parts, set()), _read(parts), strict=True):
         picture = boxes.draw(part.picture(number), row)
         if row.name.lower().endswith(_JPEG):
             picture.save(folder / f"{stem}.jpg", quality=92)
@@ -170,5 +173,6 @@ def _write_yolo(folder: Path, parts: Sequence[Part], boxes: BoxOutput) -> None:
 
     folder.mkdir(exist_ok=True)
     write_text(folder / _NAMES, boxes.yolo_names())
-    for stem, (row, _, _) in zip(_stems(parts), _read(parts), strict=True):
+    used = {os.path.splitext(_NAMES)[0]}
+    for stem, (row, _, _) in zip(_stems(parts, used), _read(parts), strict=True):
         write_text(folder / f"{stem}.txt", boxes.yolo(row))

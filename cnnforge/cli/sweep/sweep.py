@@ -24,6 +24,7 @@ from cnnforge.cli.workers.options import (
     WorkersOption,
     check_workers,
 )
+from cnnforge.utils.names import as_argument
 
 if TYPE_CHECKING:
     from cnnforge.plugin_host.discovery import Plugins
@@ -325,4 +326,5 @@ def _show(result: SweepResult) -> None:
     if result.best is not None:
         typer.echo(f"figure: {result.folder / FIGURE}")
         typer.echo(f"best configuration: {result.folder / BEST}")
-        _render.message(f"to train with it, type: cnnforge train --config {result.folder / BEST}")
+        best = result.folder / BEST
+        _render.message(f"to train with it, type: cnnforge train --config {as_argument(best)}")

@@ -137,7 +137,8 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
     chosen: list[tuple[Role, str]] = [(role, splits[role]) for role in roles if role in splits]
     apart = not options.for_training and "train" in splits
     used = [name for role, name in chosen if not (apart and role == "test")]
-    left = [name for name in subfolders(folder) if name not in used]
+    known = {*used, *(name for _, name in chosen)}
+    left = [name for name in subfolders(folder) if name not in known]
     if options.for_training and len(chosen) > 1:
         does = {"train": "training", "validation": "validation", "test": "a test at the end"}
         uses = [f"{does[role]} on '{printable(name)}'" for role, name in chosen]
@@ -146,6 +147,10 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
         text = " and ".join([", ".join(uses[:-1]), uses[-1]])
     else:
         text = f"the images are those of {quoted(used)}"
+        if len(used) < len(chosen):
+            # The caller chooses the part, so the text has to be true of both.
+            test = quoted([splits["test"]])
+            text = f"the test part is {test}, and the other images are those of {quoted(used)}"
     if left:
         text += f", not of {quoted(left)}"
     parts = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import tarfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -162,7 +163,8 @@ def _members(path: str) -> list[tarfile.TarInfo]:
                 kind, command = _COMPRESSED[start]
                 raise DataError(
                     f"{shown} is compressed with {kind}, and single images cannot be read from it: "
-                    f"unpack it once and name the .tar file; type: {command} {shown}"
+                    f"unpack it once and name the .tar file; type: {command} "
+                    f"{shlex.quote(shown)}"
                 )
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as archive:

@@ -134,12 +134,14 @@ def test_predict_writes_tables_pictures_and_files_of_others(
     shutil.copy(folder / "a" / "001.png", folder / "b")
     (folder / "b" / "broken.png").write_bytes(b"no picture")
     shutil.copy(picture[0], folder)
+    for name in ("a b", "a_b", "(1)", "classes"):
+        shutil.copy(picture[0], folder / f"{name}.jpg")
     options = ["--draw", str(tmp_path / "drawn"), "--yolo", str(tmp_path / "yolo")]
     options += ["--coco", str(tmp_path / "c.json"), "--output", str(tmp_path / "o.csv")]
     assert main(["predict", str(run), str(folder), *options, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["predictions"]
     read = [row for row in rows if row["error"] is None]
-    assert (len(rows), len(read)) == (13, 12)
+    assert (len(rows), len(read)) == (17, 16)
     empty = next(row for row in read if row["file"].endswith("a/000.png"))
     assert empty["objects"] == []
     count = sum(len(row["objects"]) for row in read)
@@ -160,6 +162,9 @@ def test_predict_writes_tables_pictures_and_files_of_others(
     assert (tmp_path / "yolo" / "001.txt").read_text() == (
         tmp_path / "yolo" / "001-2.txt"
     ).read_text()
+    # YOLO's tools look for the name of the picture.
+    written = {path.stem for path in (tmp_path / "yolo").iterdir()}
+    assert {"a b", "a_b", "(1)", "classes", "classes-2"} <= written
     row = next(row for row in read if row["file"].endswith("turned.jpg"))
     line = (tmp_path / "yolo" / "turned.txt").read_text().split("\n")[0].split()
     x1, y1, x2, y2 = row["objects"][0]["box"]
@@ -167,7 +172,7 @@ def test_predict_writes_tables_pictures_and_files_of_others(
         [(x1 + x2) / 2 / 84, (y1 + y2) / 2 / 60], abs=1e-6
     )
     drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
-    assert len(drawn) == 12
+    assert len(drawn) == 16
     assert {"000.png", "001.png", "001-2.png", "turned.jpg"} <= drawn
     # Small pictures are enlarged, and keep their pixels.
     with Image.open(tmp_path / "drawn" / "turned.jpg") as image:

@@ -343,7 +343,10 @@ def test_a_test_part_is_evaluated_at_the_end(command: Command, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--part", "test"), "toy has no test part, such as a sub-folder named test: leave out"),
+        (
+            ("--part", "test"),
+            "error: toy has no test part, such as a sub-folder named test: leave out",
+        ),
         (("--part", "tests"), "part must be validation or test, got 'tests'; did you mean 'test'?"),
     ],
 )

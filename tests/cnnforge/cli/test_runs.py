@@ -135,6 +135,20 @@ def test_a_run_that_is_trained_now(write, capsys):
         pass
 
 
+def test_a_model_that_was_deleted_is_not_one_of_an_interrupted_run(write, capsys):
+    run = write("deleted")
+    run.model.unlink()
+    for command in (["evaluate"], ["verify"], ["export", "--format", "keras"]):
+        assert main([*command, str(run.path)]) == 1
+        assert capsys.readouterr().err == (
+            f"error: the run {run.path} has no model.keras, but its training has saved one: "
+            "restore the file from a copy of the run, or train a new run\n"
+        )
+    begun = write("be gun", rows=0, evaluated=False)
+    assert main(["evaluate", str(begun.path)]) == 1
+    assert f"go on with 'cnnforge train --resume '{begun.path}''" in capsys.readouterr().err
+
+
 def test_a_damaged_run_is_a_row_with_its_reason(write, tmp_path, capsys):
     write("good")
     (write("config").path / "config.toml").write_text("epochs = ")

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tomllib
@@ -499,6 +500,29 @@ def test_an_edited_configuration_is_not_resumed(
     config = run / "config.toml"
     config.write_text(f"{line}\n{config.read_text()}")
     assert message in error_of(capsys, 2, "train", "--resume", str(run), "--epochs", "+1")
+
+
+def test_a_run_without_the_model_of_its_best_epoch_is_not_trained(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "model.keras").unlink()
+    before = (run / "metrics.csv").read_text()
+    error = error_of(capsys, 1, "train", "--resume", str(run), "--epochs", "+1")
+    assert "has no model.keras, but its training has saved one: restore the file" in error
+    assert (run / "metrics.csv").read_text() == before
+
+
+def test_a_command_in_a_message_quotes_the_run(
+    plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "my runs"
+    command = ["train", "small", *OPTIONS, "--epochs", "1", "--plugin", plugin]
+    assert main([*command, "--output", str(runs)]) == 0
+    line = capsys.readouterr().err.splitlines()[-1]
+    typed = shlex.split(line.partition("type: ")[2])
+    assert typed == ["cnnforge", "predict", str(runs / "small-toy-001"), "IMAGES"]
 
 
 def test_changed_data_is_not_resumed(

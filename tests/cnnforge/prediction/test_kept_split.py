@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ def test_a_validation_image_that_is_a_copy_stays_one() -> None:
     origin = run.find(split(("a", 1), ("b", 2), ("copy", 1), ("d", 4)))
     assert origin.kept.tolist() == [False, False, True, True]
     assert origin.trained.tolist() == [True, True, False, False]
+    assert origin.copies.tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -102,18 +104,31 @@ def test_a_table_that_python_cannot_read_is_damaged(tmp_path: Path) -> None:
         csv.field_size_limit(limit)
 
 
-def opened(monkeypatch, numbers, *, labelled=True, need_labels=True, reference="other"):
+def opened(
+    monkeypatch,
+    numbers,
+    *,
+    labelled=True,
+    need_labels=True,
+    reference="other",
+    kept=RUN,
+    tests=None,
+):
     """Open images with these numbers, of which 1 to 3 were trained on and 4 and 5 kept."""
     images = np.zeros((len(numbers), *SHAPE), np.uint8)
-    names = [f"{number}.png" for number in numbers]
+    pairs = [each if isinstance(each, tuple) else (f"{each}.png", each) for each in numbers]
+    names = [name for name, _ in pairs]
     samples = ArraySamples(images, np.zeros(len(numbers), int), names)
-    splits = split(*zip(names, numbers, strict=True)), split()
+    splits = split(*pairs), split()
     empty = ArraySamples(images[:0], samples.labels[:0], ())
     dataset = Dataset(
         reference, ("a",) if labelled else (), samples, empty, "", labelled=labelled, splits=splits
     )
+    if tests:
+        few = ArraySamples(images[:tests], samples.labels[:tests], names[:tests])
+        dataset = replace(dataset, test=few)
     monkeypatch.setattr("cnnforge.prediction.samples.open_dataset", lambda *arguments: dataset)
-    run = RunData("mine", 0.2, 0, "", split=RUN)
+    run = RunData("mine", 0.2, 0, "", split=kept)
     return open_samples(reference, SHAPE, discover().datasets, run, need_labels=need_labels)
 
 
@@ -128,6 +143,20 @@ def test_what_was_trained_on_is_left_out_and_said(monkeypatch) -> None:
     assert inputs.notes == (
         "3 of 7 images are left out: the model was trained on them",
         "2 of 4 images are new since the training of the run",
+    )
+
+
+def test_copies_of_training_images_and_a_test_part_are_said(monkeypatch) -> None:
+    kept = KeptSplit.of((split(("1.png", 1), ("2.png", 2)), split(("7.png", 1), ("4.png", 4))))
+    inputs = opened(monkeypatch, [1, 2, 4], kept=kept, tests=2)
+    assert inputs.notes[1] == "images of the test part that are left out: 2"
+    names = [("1.png", 1), ("2.png", 2), ("7.png", 1), ("4.png", 4)]
+    inputs = opened(monkeypatch, names, kept=kept, tests=1)
+    assert chosen(inputs) == [7, 4]
+    assert inputs.notes == (
+        "2 of 4 images are left out: the model was trained on them",
+        "1 of 2 images are exact copies of training images",
+        "images of the test part that are left out: 1",
     )
 
 

@@ -1,9 +1,10 @@
 import os
+import shlex
 import unicodedata
 
 import pytest
 
-from cnnforge.utils.names import escaped, normal_name, printable, unescaped
+from cnnforge.utils.names import as_argument, escaped, normal_name, printable, unescaped
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,11 @@ def test_a_name_is_the_same_in_a_locale_without_utf8():
     decomposed = "o\u0308".encode().decode("ascii", "surrogateescape")
     assert normal_name(decomposed) == "\u00f6"
     assert normal_name("a\ud800") == r"a\ud800"
+
+
+@pytest.mark.parametrize("path", ["runs/a-001", "my runs/a-001", "it's/é", "$HOME/`x`"])
+def test_an_argument_of_a_command_can_be_copied(path):
+    assert shlex.split(f"cnnforge train --resume {as_argument(path)} --cache")[3:] == [
+        path,
+        "--cache",
+    ]

@@ -168,7 +168,10 @@ def test_other_folders_beside_a_split_are_told(tmp_path):
     assert {name.split("/")[0] for name in names(dataset.test, tmp_path)} == {"test"}
     evaluated = opened(tmp_path, purpose="evaluation")
     assert (len(evaluated.train), len(evaluated.test)) == (8, 4)
-    assert "the images are those of 'train', 'val', not of 'more', 'test'" in evaluated.notes
+    # The caller chooses the part, so the note has to be true of both.
+    assert evaluated.notes[0] == (
+        "the test part is 'test', and the other images are those of 'train', 'val', not of 'more'"
+    )
     assert opened(tmp_path, purpose="prediction").test is None
 
 

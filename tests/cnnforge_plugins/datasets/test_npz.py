@@ -100,6 +100,9 @@ def test_the_splits_of_keras_and_of_medmnist_are_kept(tmp_path):
     }
     dataset = opened(tmp_path, save=np.savez_compressed, **parts)
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [20] * 3
+    predicted = opened(tmp_path, "prediction", args=(GRAY, LABELS, GRAY[:6], LABELS[:6]))
+    assert (len(predicted.train), predicted.test) == (20, None)
+    assert predicted.notes == ("images of the test part that are left out: 6",)
     dataset = opened(tmp_path, args=(GRAY, LABELS, GRAY[:6], LABELS[:6]))
     assert len(dataset.test) == 6
 

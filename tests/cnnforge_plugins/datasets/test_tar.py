@@ -128,6 +128,9 @@ def test_names_of_shards_say_their_split(tmp_path):
     with pytest.raises(UsageError, match=r"1 of the files .* do not exist, the first .*002\.tar"):
         opened(tmp_path / "shards-train-{000..002}.tar")
     assert len(opened(tmp_path, "evaluation").train) == 12
+    predicted = opened(tmp_path, "prediction")
+    assert (len(predicted.train), predicted.test) == (12, None)
+    assert "images of the test part that are left out: 4" in predicted.notes
 
 
 def test_names_of_classes_may_stand_next_to_the_shards(tmp_path):

@@ -11,7 +11,9 @@ from typing import Any
 from forked import Ended
 
 NAMES = {"SIGINT": "Ctrl-C"}
-GO_ON = r"go on with 'cnnforge train --resume [^']+'"
+# A path with blanks is quoted.
+_RESUME = r"'cnnforge train --resume ('[^']+'|[^' ]+)'"
+GO_ON = rf"go on with {_RESUME}"
 DISK = (
     r"error: the training state could not be written to .+: (File too large|No space left on "
     r"device); (state-[-0-9]+\.ckpt is kept|there is no earlier one)",
@@ -73,7 +75,7 @@ def interrupted(number: int) -> tuple[str, ...]:
     name = signal.Signals(number).name
     by = "" if name == "SIGINT" else f" by {name}"
     saved = f"interrupted by {NAMES.get(name, name)}; the state is saved; {GO_ON}"
-    missing = "the model is saved, but tables or figures are missing; write them with '[^']+'"
+    missing = f"the model is saved, but tables or figures are missing; write them with {_RESUME}"
     return saved, f"error: interrupted{by}(; {GO_ON}|; {missing})?"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError
 from cnnforge_plugins.datasets._columns import class_labels
-from cnnforge_plugins.datasets.shared.labels import check_label_array
+from cnnforge_plugins.datasets.shared.labels import check_label_array, note_of_test_part
 
 
 class ArrayPart(NamedTuple):
@@ -61,7 +62,10 @@ def dataset_of_parts(
     """
     if options.purpose == "prediction" and any(part.split == "train" for part in parts):
         # As with a folder that has splits: a prediction is about the other images.
-        parts = [part for part in parts if part.split != "test"]
+        kept = [part for part in parts if part.split != "test"]
+        if left := sum(len(part.images) for part in parts) - sum(len(part.images) for part in kept):
+            dataset = dataset_of_parts(name, where, kept, options, classes=classes)
+            return replace(dataset, notes=(*dataset.notes, note_of_test_part(left)))
     shapes = {part.images.shape[1:] for part in parts}
     if len(shapes) > 1:
         shown = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))

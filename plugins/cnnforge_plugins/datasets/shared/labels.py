@@ -109,3 +109,8 @@ def _listed(labels: set[str]) -> str:
 
 def _combined(parts: Sequence[Sequence[str]], count: int) -> bool:
     return count > 2 and len({part for each in parts for part in each}) < count
+
+
+def note_of_test_part(count: int) -> str:
+    """Return a note about images of a test part that are not predicted."""
+    return f"images of the test part that are left out: {count:,}"

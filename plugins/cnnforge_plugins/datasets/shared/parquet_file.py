@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ def opened_parquet(path: str) -> Iterator[Any]:
             if start == _LFS:
                 raise DataError(
                     f"{shown} is a pointer of Git LFS, not the data; type: git -C "
-                    f"{printable(os.path.dirname(path) or '.')} lfs pull"
+                    f"{shlex.quote(printable(os.path.dirname(path) or '.'))} lfs pull"
                 )
             file.seek(0)
             yield parquet.ParquetFile(file, pre_buffer=False)

@@ -23,7 +23,11 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets._columns import class_labels, class_name
-from cnnforge_plugins.datasets.shared.labels import check_repeats, check_single_labels
+from cnnforge_plugins.datasets.shared.labels import (
+    check_repeats,
+    check_single_labels,
+    note_of_test_part,
+)
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -160,6 +164,8 @@ def dataset_of_pictures(
         if any(counts[role] for role in ("validation", "test")):
             notes.append(_counted(counts))
     elif options.purpose == "prediction" and any(file.split == "train" for file in files):
+        left = sum(file.split == "test" for file in files)
+        notes += [note_of_test_part(left)] if left else []
         files = [file for file in files if file.split != "test"]
     pictures, left_out = check_pictures(where, files, options, skipped)
     classes: Sequence[str] = ()

@@ -75,7 +75,9 @@ def make(folder: Path) -> Callable[..., Path]:
         values = (0.5, 0.75, 0.8, 0.82, 0.81, 0.83)
         rows = [[epoch, 1 - value, value] for epoch, value in enumerate(values, 1)]
         run.write_csv("metrics.csv", ["epoch", "val_loss", "val_accuracy"], rows)
-        if model:
+        if not model:
+            (run.path / "metrics.csv").unlink()
+        else:
             value_model(threshold, len(classes)).save(run.model)
         return run.path
 
@@ -118,6 +120,23 @@ def test_only_pictures_that_no_run_was_trained_on_count(runs, capsys) -> None:
     assert found["difference"]["mean"] == pytest.approx(-20 / 45)
     assert found["difference"]["high"] < 0
     assert found["both_right"] == 25
+
+
+def test_a_copy_of_a_training_picture_does_not_count(folder, make, runs, capsys) -> None:
+    path = make("copies", 99)
+    lines = (path / "split.csv").read_text().splitlines()
+    digest = lines[1].split(",")[-1]
+    # Picture 59, which is for validation, was a copy of the first picture.
+    changed = [f"{line[: -len(digest)]}{digest}" if "59.png" in line else line for line in lines]
+    (path / "split.csv").write_text("\n".join(changed) + "\n")
+    picture = folder / "data" / ODD / "59.png"
+    before = picture.read_bytes()
+    picture.write_bytes((folder / "data" / "dark" / "00.png").read_bytes())
+    try:
+        found = compared(capsys, runs["a"], path)
+    finally:
+        picture.write_bytes(before)
+    assert found["samples"] == {"compared": 49, "trained_on": 11, "total": 60}
 
 
 def test_the_pictures_that_flipped_are_named(runs, capsys) -> None:
@@ -196,6 +215,7 @@ def test_runs_of_other_classes_are_refused(make, runs, capsys) -> None:
     other = make("cats", 59, classes=("cat", "dog"))
     error = refused(capsys, 2, runs["a"], other)
     assert "have different classes" in error
+    assert "(the first knows cat, dog):" in refused(capsys, 2, other, runs["a"])
     assert "--data" in error
 
 
