@@ -66,7 +66,7 @@ def prepare(
 
         # Opened before the import of Keras, which takes seconds, to report a wrong run at once.
         run = RunDirectory.open(resume, needs=())
-        if run.has_finished_epoch and not run.model.is_file():
+        if run.had_model and not run.model.is_file():
             # `doctor` resumes copies without a model, so `training.resume` permits it.
             raise run.model_is_gone()
         if joining.rank == 0:
