@@ -142,7 +142,7 @@ def _apply(
         try:
             return run(op, step, given, input_shapes, values)
         except Exception as error:
-            text = f"ArrayOp {op.name!r}: raised {type(error).__name__}: {error}{place_of(error)}"
+            text = f"{step.label}: raised {type(error).__name__}: {error}{place_of(error)}"
             raise _FunctionError(None, None, text) from error
 
     return node(guarded, tensors, [item.dtype for item in step.writes])
