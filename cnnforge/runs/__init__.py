@@ -104,8 +104,8 @@ class RunDirectory:
         Raises:
             UsageError: The directory does not exist, it is not a run, or a newer cnnforge wrote
                 it.
-            RunError: A file is damaged, or it is missing because training stopped before the end
-                of the first epoch.
+            RunError: A file is damaged, or it is missing: training stopped before the end of the
+                first epoch, or the file was removed.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
@@ -128,6 +128,9 @@ class RunDirectory:
                 cause = (
                     "it is training now, and its first epoch has not ended: wait until it has"
                     if run.is_claimed
+                    else "the file was removed, or was not copied with the others: copy the whole "
+                    "directory again, or start a new run"
+                    if run.had_model
                     else "its training stopped before the end of the first epoch; go on with "
                     f"'cnnforge train --resume {path}'"
                 )
@@ -150,6 +153,18 @@ class RunDirectory:
     def name(self) -> str:
         """Name of the directory: the last part of its path."""
         return self.path.name
+
+    @property
+    def had_model(self) -> bool:
+        """Whether `model.keras` has been written: training has ended, or two epochs have.
+
+        `metrics.csv` gets the row of the first epoch before the model is saved.
+        """
+        try:
+            epochs = len((self.path / METRICS).read_bytes().splitlines()) - 1
+        except OSError:
+            epochs = 0
+        return epochs > 1 or (self.path / EVALUATION).is_file()
 
     @property
     def model(self) -> Path:

@@ -22,7 +22,6 @@ from cnnforge.data.references import absolute_reference, find_dataset
 from cnnforge.distributed.workers import ALONE, Workers
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
-from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import CONFIG, RunDirectory, named_plugins, requirements
 from cnnforge.tasks import Task, load_task, task_for
 from cnnforge.training.building import build_model
@@ -43,7 +42,12 @@ from cnnforge.training.memory import (
     out_of_memory_explained,
 )
 from cnnforge.training.pretrained import describe, load_weights, with_weights
-from cnnforge.training.run_metadata import read_decisions, write_run_metadata
+from cnnforge.training.run_metadata import (
+    check_data,
+    check_option,
+    read_decisions,
+    write_run_metadata,
+)
 from cnnforge.training.saved_layers import (
     check_can_be_opened,
     own_layers,
@@ -148,6 +152,8 @@ def resume(
     load: Callable[[Sequence[str]], Plugins],
     tell: Callable[[str], None] = _silent,
     workers: Workers = ALONE,
+    *,
+    joins: bool = False,
 ) -> Session:
     """Prepare to resume a run, or to take part in a run that the first worker has begun.
 
@@ -162,6 +168,7 @@ def resume(
             the installed ones: first the plugins of the run, then those in `given`.
         tell: Function that shows a line to the user, as for `start`.
         workers: The workers. Only the first one writes files.
+        joins: Whether the first worker has begun the run in this training, for error messages.
 
     Returns:
         The session. Its attribute `finished` is true if all epochs are already done.
@@ -176,7 +183,7 @@ def resume(
     options = TrainingOptions(**check_types(stored, str(run.path / CONFIG)))
     for name, value in given.items():
         if name not in FREE:
-            _same(run, name, getattr(options, name), value)
+            check_option(run, name, getattr(options, name), value, joins=joins)
     old_total = options.epochs
     total = epochs_of_resumed(options, epochs, run.path)
     plugin = named_plugins.plugins_of_run(run.path, options.plugin, given.get("plugin", ()))
@@ -210,9 +217,9 @@ def resume(
         before, now = stored_identity(state), identity_of(options, dataset)
         fingerprint = before.pop(FINGERPRINT, fingerprint)
         for name in {**before, **now}.keys() - {FINGERPRINT}:
-            _same(run, name, before.get(name), now.get(name))
+            check_option(run, name, before.get(name), now.get(name))
     # Compare the data after the options, since some options change the split of the data.
-    _check_data(run, dataset, fingerprint)
+    check_data(run, dataset, fingerprint, joins=joins)
     if state and state.stopped and total > old_total:
         # A callback ended training early, but the user now asks for more epochs than before. Forget
         # the reason of the callback, so that training continues.
@@ -284,25 +291,6 @@ def _open_data(
     return cached(dataset) if options.cache else dataset
 
 
-def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
-    """Check that the data of a resumed run have not changed.
-
-    Raises:
-        UsageError: They have changed. The message names some of the images that differ.
-    """
-    if before in (dataset.fingerprint, None):
-        return
-    kept = KeptSplit.read(run)
-    what = " (if the data have moved, name their new place with --data)"
-    if kept is not None and dataset.splits is not None:
-        what = f": {kept.differences(KeptSplit.of(dataset.splits, dataset.dropped))}"
-    raise UsageError(
-        f"the data {dataset.name} are not those of the run {run.path}{what}; a resumed run needs "
-        "the same data; for a new run from its weights use 'cnnforge train --init-from "
-        f"{run.path}'"
-    )
-
-
 @dataclass(frozen=True)
 class _Built:
     """The models of a run.
@@ -362,14 +350,6 @@ def _estimator(
     """Return a function that estimates the memory for images of a shape."""
     batch_size = min(options.batch_size, len(dataset.train))
     return partial(estimate, reference, plugins.models, task, options, batch_size)
-
-
-def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
-    if before != now:
-        raise UsageError(
-            f"the run {run.path} has {name} = {before}, not {now}: a resumed run keeps its "
-            f"configuration; for a new run from its weights use --init-from {run.path}"
-        )
 
 
 def _notes(dataset: Dataset) -> tuple[str, ...]:

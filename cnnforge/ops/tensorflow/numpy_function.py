@@ -142,7 +142,10 @@ def _apply(
         try:
             return run(op, step, given, input_shapes, values)
         except Exception as error:
-            text = f"{step.label}: raised {type(error).__name__}: {error}{place_of(error)}"
+            text = str(error)
+            # The audit names the function itself, for instance if it does not end.
+            if not text.startswith(step.label):
+                text = f"{step.label}: raised {type(error).__name__}: {text}{place_of(error)}"
             raise _FunctionError(None, None, text) from error
 
     return node(guarded, tensors, [item.dtype for item in step.writes])
