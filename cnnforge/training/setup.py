@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
+from cnnforge.conversion.oracle_certificate import ORACLE
 from cnnforge.data import DataOptions, Dataset, cached, drop_duplicates, open_dataset, summarize
 from cnnforge.data.references import absolute_reference, find_dataset
 from cnnforge.distributed.workers import ALONE, Workers
@@ -129,7 +131,7 @@ def start(
             tell(summarize(dataset).line)
     built = _build(options, reference, task, dataset, plugins, size=size)
     fine_tuning = describe(built.model, options, built.initial_weights, task)
-    checks = _certified(built.model, plugins)
+    checks = _certified(built.model, plugins, options.plugin)
     run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
     mirrored = mirror_notes(options.augment, dataset.classes)
     notes = (*_notes(dataset), *mirrored, *bound, *weights_notes, *built.notes)
@@ -249,7 +251,7 @@ def resume(
     session.size, session.initial_weights = built.size, built.initial_weights
     if not session.finished:
         session.fine_tuning = describe(model, options, built.initial_weights, task)
-        session.checks = _certified(built.model, plugins)
+        session.checks = _certified(built.model, plugins, options.plugin)
         if workers.is_first:
             write_run_metadata(session, reference)
     return session
@@ -361,8 +363,15 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
     return (*notes, f"{files} skipped; skipped.csv in the run lists them with reasons")
 
 
-def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
+def _certified(
+    model: keras.Model, plugins: Plugins, named: Sequence[str]
+) -> tuple[LayerCheck, ...]:
     """Compare each plugin layer of a model with its stock Keras layer, for the shapes in the model.
+
+    Args:
+        model: The model.
+        plugins: All plugins.
+        named: The plugins of `--plugin`, for the command that a message names.
 
     Raises:
         CnnforgeError: The results of a layer differ from those of the stock layer.
@@ -370,9 +379,13 @@ def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
     checks = tuple(certify(model, layers=plugins.layers))
     for check in checks:
         if not check.passed:
+            way_out = "train with --kernels keras, and see `cnnforge doctor`"
+            # Keras has no layer to compute instead.
+            if check.kind == ORACLE:
+                given = [f"--plugin {shlex.quote(it)}" for it in named]
+                way_out = f"see '{' '.join(['cnnforge plugins check', check.provider, *given])}'"
             raise CnnforgeError(
                 f"the kernel of layer {check.layer!r} ({check.provider}) fails its check at "
-                f"{check.input_shape}: {check.fault}; train with --kernels keras, and see "
-                "`cnnforge doctor`"
+                f"{check.input_shape}: {check.fault}; {way_out}"
             )
     return checks

@@ -1,4 +1,4 @@
-"""What a worker says whose options or data are not those of the first worker."""
+"""A worker is refused if its options or data are not those of the first worker."""
 
 from pathlib import Path
 
