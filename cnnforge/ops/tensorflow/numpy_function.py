@@ -143,8 +143,8 @@ def _apply(
             return run(op, step, given, input_shapes, values)
         except Exception as error:
             text = str(error)
-            # The audit names the function itself, for instance if it does not end.
-            if not text.startswith(step.label):
+            # An error of the op itself, for instance of its shape rule, names the op.
+            if not text.startswith(f"ArrayOp {op.name!r}"):
                 text = f"{step.label}: raised {type(error).__name__}: {text}{place_of(error)}"
             raise _FunctionError(None, None, text) from error
 
