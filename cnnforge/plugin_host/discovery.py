@@ -192,7 +192,7 @@ class Plugins:
         """
         declared = getattr(plugin, API_VARIABLE, PLUGIN_API)
         if type(declared) is not int:
-            raise PluginError(
+            raise _IncompatibleError(
                 f"{API_VARIABLE} is {declared!r}: expected a whole number, such as that of this "
                 f"cnnforge, {PLUGIN_API}"
             )

@@ -34,7 +34,7 @@ PLUGINS = [
     ("d_yields", YIELDS, "failed", "RuntimeError: after the first ("),
     ("e_second", LAYER.format(module="acme_e_second"), "loaded", ""),
     ("f_signature", SIGNATURE, "failed", "'run'"),
-    ("g_text", TEXT, "failed", "CNNFORGE_PLUGIN_API is '1': expected a whole number"),
+    ("g_text", TEXT, "incompatible", "CNNFORGE_PLUGIN_API is '1': expected a whole number"),
 ]
 
 
