@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 
@@ -20,6 +21,7 @@ __all__ = [
     "place_of",
 ]
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # `one_line` shows where an error was raised, which should be a line of a plugin. It skips the files
 # of these packages and of Python itself, and shows the last file of the traceback outside of them.
 _MACHINERY = sys.stdlib_module_names | {
@@ -93,7 +95,7 @@ def message_of(error: BaseException) -> str:
     Args:
         error: Any exception.
     """
-    return " ".join(str(error).split()) or type(error).__name__
+    return _plain(error) or type(error).__name__
 
 
 def one_line(error: BaseException) -> str:
@@ -106,12 +108,17 @@ def one_line(error: BaseException) -> str:
     Returns:
         For instance `"ZeroDivisionError: division by zero (/home/me/mine.py:3)"`.
     """
-    message = " ".join(str(error).split())
+    message = _plain(error)
     if isinstance(error, CnnforgeError):
         return message
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     # The message of a syntax error already contains the file and the line, so do not add them.
     return text if isinstance(error, SyntaxError) else text + place_of(error)
+
+
+def _plain(error: BaseException) -> str:
+    # Keras and Numba print parts of their messages in bold.
+    return " ".join(_COLOURS.sub("", str(error)).split())
 
 
 def place_of(error: BaseException) -> str:

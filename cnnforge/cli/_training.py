@@ -91,7 +91,7 @@ def prepare(
     if not workers.is_first:
         path = run_of_first(workers, Path(options.output))
         return training.resume(
-            path, {**configured, **given}, None, load_plugins, _render.message, workers
+            path, {**configured, **given}, None, load_plugins, _render.message, workers, joins=True
         )
     session = training.start(options, plugins, _render.message, workers)
     claims.enter_context(session.run.claimed())

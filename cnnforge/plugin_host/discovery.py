@@ -186,11 +186,16 @@ class Plugins:
             name: Name of the plugin.
 
         Raises:
-            PluginError: The plugin was written for another plugin API, implements no hook, has
-                the name of another plugin, or declares an object that is not a spec.
+            PluginError: The plugin was written for another plugin API or names none, implements no
+                hook, has the name of another plugin, or declares an object that is not a spec.
             Exception: An exception that a hook of the plugin raised.
         """
         declared = getattr(plugin, API_VARIABLE, PLUGIN_API)
+        if type(declared) is not int:
+            raise _IncompatibleError(
+                f"{API_VARIABLE} is {declared!r}: expected a whole number, such as that of this "
+                f"cnnforge, {PLUGIN_API}"
+            )
         if declared != PLUGIN_API:
             raise _IncompatibleError(
                 f"it was written for plugin API {declared}, this cnnforge has {PLUGIN_API}: "

@@ -51,6 +51,8 @@ class GivenImages:
             return cls(images, single=False)
         if not isinstance(images, np.ndarray):
             raise UsageError(f"the images are of the type {type(images).__name__}: {_EXPECTED}")
+        # A subclass may index in another way: a row of an `np.matrix` is a matrix.
+        images = np.asarray(images)
         if images.ndim == 2 or (images.ndim == 3 and images.shape[2] in _CHANNELS):
             return cls([images], single=True)
         if images.ndim == 3:
@@ -153,7 +155,7 @@ def fitted(
             raise DataError(f"{name}: {error}") from error
     if not isinstance(item, np.ndarray):
         raise UsageError(f"{name} is of the type {type(item).__name__}: {_EXPECTED}")
-    pixels = _pixels(item, name)
+    pixels = _pixels(np.asarray(item), name)
     pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or not pixels.size:
         raise UsageError(

@@ -104,8 +104,8 @@ class RunDirectory:
         Raises:
             UsageError: The directory does not exist, it is not a run, or a newer cnnforge wrote
                 it.
-            RunError: A file is damaged or missing. The model is missing, too, if training stopped
-                before the end of the first epoch.
+            RunError: A file is damaged, or it is missing: training stopped before the end of the
+                first epoch, or the file was removed.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
@@ -151,8 +151,8 @@ class RunDirectory:
     def model_is_gone(self) -> RunError:
         """Return an error for a run whose model was saved, and is missing now."""
         return RunError(
-            f"the run {self.path} has no {MODEL}, but its training has saved one: restore the file "
-            "from a copy of the run, or train a new run"
+            f"the run {self.path} has no {MODEL}: the file was removed, or was not copied with the "
+            "others: copy the whole directory again, or start a new run"
         )
 
     @contextmanager

@@ -32,6 +32,7 @@ def builds(subject: Subject) -> str:
         only_shapes(),
     ):
         single(layer(tensor(subject.inputs())))
+    _check_speed_shape(subject)
     return ""
 
 
@@ -52,14 +53,20 @@ def _check_shapes(subject: Subject) -> None:
             f"input_shape={case.input_shape} and speed_shape={case.speed_shape} of the case "
             "contradict each other: a layer takes inputs of one number of dimensions"
         )
-    if case.speed_shape is not None:
-        fixed = set(range(1, len(case.input_shape))) - set(subject.sizes)
-        for axis in fixed:
-            if case.speed_shape[axis] != case.input_shape[axis] and not _takes(subject):
-                raise AssertionError(
-                    f"the layer refuses speed_shape={case.speed_shape} of the case, and takes "
-                    f"input_shape={case.input_shape}: let axis {axis} agree"
-                )
+
+
+def _check_speed_shape(subject: Subject) -> None:
+    # After `input_shape`: the layer takes that one, so a refusal is about what differs.
+    case = subject.case
+    if case.speed_shape is None:
+        return
+    fixed = set(range(1, len(case.input_shape))) - set(subject.sizes)
+    for axis in fixed:
+        if case.speed_shape[axis] != case.input_shape[axis] and not _takes(subject):
+            raise AssertionError(
+                f"the layer refuses speed_shape={case.speed_shape} of the case, and takes "
+                f"input_shape={case.input_shape}: let axis {axis} agree"
+            )
 
 
 def _takes(subject: Subject) -> bool:

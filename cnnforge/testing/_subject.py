@@ -297,11 +297,8 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-# What Keras and `numpy_function.py` put before a message. An error may name the op itself.
-_ROUTE = re.compile(
-    r"^_FunctionError: (Exception encountered when calling [\w.]+\(\)\. )?"
-    r"(ArrayOp '\w+': raised \w+: (?=ArrayOp))?"
-)
+# What Keras and `numpy_function.py` put before a message, which names the op.
+_ROUTE = re.compile(r"^_FunctionError: (Exception encountered when calling [\w.]+\(\)\. )?")
 _PLACE = re.compile(r"\.py:\d+\)$")
 
 

@@ -1,12 +1,12 @@
-"""Write the files that describe a run, before its first epoch, and read them for a resumed run."""
+"""Write the files that describe a run, before its first epoch; compare a resumed run with them."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from cnnforge.conversion import LayerImplementation
-from cnnforge.data import parse, printable, summarize
-from cnnforge.errors import RunError, one_line
+from cnnforge.data import Dataset, parse, printable, summarize
+from cnnforge.errors import RunError, UsageError, one_line
 from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.saved_layers import own_layers, saved_paths
@@ -111,3 +111,60 @@ def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
             f"for a new run from its weights use --init-from "
             f"{as_argument(run.path)}"
         ) from error
+
+
+def check_option(
+    run: RunDirectory, name: str, before: object, now: object, *, joins: bool = False
+) -> None:
+    """Check that an option has the value of the run.
+
+    Args:
+        run: The run.
+        name: Name of the option.
+        before: Its value in the run.
+        now: Its value in this process.
+        joins: Whether the first worker has begun the run in this training.
+
+    Raises:
+        UsageError: The value is another one.
+    """
+    if before != now and joins:
+        raise UsageError(
+            f"the first worker has {name} = {before}, not {now}: start all workers with the same "
+            "options"
+        )
+    if before != now:
+        raise UsageError(
+            f"the run {run.path} has {name} = {before}, not {now}: a resumed run keeps its "
+            f"configuration; a new run takes its weights with --init-from {as_argument(run.path)}"
+        )
+
+
+def check_data(run: RunDirectory, dataset: Dataset, before: object, *, joins: bool) -> None:
+    """Check that the data of a run are those of its beginning.
+
+    Args:
+        run: The run.
+        dataset: The data of this process.
+        before: The fingerprint of the data of the run; `None` if it is not known.
+        joins: Whether the first worker has begun the run in this training.
+
+    Raises:
+        UsageError: They are not. The message names some of the images that differ.
+    """
+    if before in (dataset.fingerprint, None):
+        return
+    kept = KeptSplit.read(run)
+    what = "" if joins else " (if the data have moved, name their new place with --data)"
+    if kept is not None and dataset.splits is not None:
+        what = f": {kept.differences(KeptSplit.of(dataset.splits, dataset.dropped))}"
+    if joins:
+        raise UsageError(
+            f"the data {dataset.name} are not those of the first worker{what}; start all workers "
+            "with the same data"
+        )
+    raise UsageError(
+        f"the data {dataset.name} are not those of the run {run.path}{what}; a resumed run needs "
+        "the same data; for a new run from its weights use 'cnnforge train --init-from "
+        f"{as_argument(run.path)}'"
+    )

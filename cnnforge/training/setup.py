@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,12 +18,12 @@ from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
+from cnnforge.conversion.oracle_certificate import ORACLE
 from cnnforge.data import DataOptions, Dataset, cached, drop_duplicates, open_dataset, summarize
 from cnnforge.data.references import absolute_reference, find_dataset
 from cnnforge.distributed.workers import ALONE, Workers
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
-from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import CONFIG, RunDirectory, named_plugins, requirements
 from cnnforge.tasks import Task, load_task, task_for
 from cnnforge.training.building import build_model
@@ -43,7 +44,12 @@ from cnnforge.training.memory import (
     out_of_memory_explained,
 )
 from cnnforge.training.pretrained import describe, load_weights, with_weights
-from cnnforge.training.run_metadata import read_decisions, write_run_metadata
+from cnnforge.training.run_metadata import (
+    check_data,
+    check_option,
+    read_decisions,
+    write_run_metadata,
+)
 from cnnforge.training.saved_layers import (
     check_can_be_opened,
     own_layers,
@@ -62,7 +68,6 @@ from cnnforge.training.state import StateStore
 from cnnforge.utils.atomic_files import remove_leftovers
 from cnnforge.utils.available_memory import available_memory
 from cnnforge.utils.keras_graph import all_layers
-from cnnforge.utils.names import as_argument
 
 
 def _silent(line: str) -> None:
@@ -126,7 +131,7 @@ def start(
             tell(summarize(dataset).line)
     built = _build(options, reference, task, dataset, plugins, size=size)
     fine_tuning = describe(built.model, options, built.initial_weights, task)
-    checks = _certified(built.model, plugins)
+    checks = _certified(built.model, plugins, options.plugin)
     mirrored = mirror_notes(options.augment, dataset.classes)
     notes = (*_notes(dataset), *mirrored, *bound, *weights_notes, *built.notes)
     model, stock = built.model, built.stock
@@ -149,6 +154,8 @@ def resume(
     load: Callable[[Sequence[str]], Plugins],
     tell: Callable[[str], None] = _silent,
     workers: Workers = ALONE,
+    *,
+    joins: bool = False,
 ) -> Session:
     """Prepare to resume a run, or to take part in a run that the first worker has begun.
 
@@ -163,6 +170,7 @@ def resume(
             the installed ones: first the plugins of the run, then those in `given`.
         tell: Function that shows a line to the user, as for `start`.
         workers: The workers. Only the first one writes files.
+        joins: Whether the first worker has begun the run in this training, for error messages.
 
     Returns:
         The session. Its attribute `finished` is true if all epochs are already done.
@@ -177,7 +185,7 @@ def resume(
     options = TrainingOptions(**check_types(stored, str(run.path / CONFIG)))
     for name, value in given.items():
         if name not in FREE:
-            _same(run, name, getattr(options, name), value)
+            check_option(run, name, getattr(options, name), value, joins=joins)
     old_total = options.epochs
     total = epochs_of_resumed(options, epochs, run.path)
     plugin = named_plugins.plugins_of_run(run.path, options.plugin, given.get("plugin", ()))
@@ -210,9 +218,9 @@ def resume(
         before, now = stored_identity(state), identity_of(options, dataset)
         fingerprint = before.pop(FINGERPRINT, fingerprint)
         for name in {**before, **now}.keys() - {FINGERPRINT}:
-            _same(run, name, before.get(name), now.get(name))
+            check_option(run, name, before.get(name), now.get(name))
     # Compare the data after the options, since some options change the split of the data.
-    _check_data(run, dataset, fingerprint)
+    check_data(run, dataset, fingerprint, joins=joins)
     if state and state.stopped and total > old_total:
         # A callback ended training early, but the user now asks for more epochs than before. Forget
         # the reason of the callback, so that training continues.
@@ -242,7 +250,7 @@ def resume(
     session.size, session.initial_weights = built.size, built.initial_weights
     if not session.finished:
         session.fine_tuning = describe(model, options, built.initial_weights, task)
-        session.checks = _certified(built.model, plugins)
+        session.checks = _certified(built.model, plugins, options.plugin)
         if workers.is_first:
             write_run_metadata(session, reference)
     return session
@@ -282,25 +290,6 @@ def _open_data(
     if options.drop_duplicates:
         dataset = drop_duplicates(dataset)
     return cached(dataset) if options.cache else dataset
-
-
-def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
-    """Check that the data of a resumed run have not changed.
-
-    Raises:
-        UsageError: They have changed. The message names some of the images that differ.
-    """
-    if before in (dataset.fingerprint, None):
-        return
-    kept = KeptSplit.read(run)
-    what = " (if the data have moved, name their new place with --data)"
-    if kept is not None and dataset.splits is not None:
-        what = f": {kept.differences(KeptSplit.of(dataset.splits, dataset.dropped))}"
-    raise UsageError(
-        f"the data {dataset.name} are not those of the run {run.path}{what}; a resumed run needs "
-        "the same data; for a new run from its weights use 'cnnforge train --init-from "
-        f"{as_argument(run.path)}'"
-    )
 
 
 @dataclass(frozen=True)
@@ -364,14 +353,6 @@ def _estimator(
     return partial(estimate, reference, plugins.models, task, options, batch_size)
 
 
-def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
-    if before != now:
-        raise UsageError(
-            f"the run {run.path} has {name} = {before}, not {now}: a resumed run keeps its "
-            f"configuration; a new run takes its weights with --init-from {as_argument(run.path)}"
-        )
-
-
 def _notes(dataset: Dataset) -> tuple[str, ...]:
     notes = (*dataset.notes, *summarize(dataset).notes)
     if not dataset.skipped:
@@ -381,8 +362,15 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
     return (*notes, f"{files} skipped; skipped.csv in the run lists them with reasons")
 
 
-def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
+def _certified(
+    model: keras.Model, plugins: Plugins, named: Sequence[str]
+) -> tuple[LayerCheck, ...]:
     """Compare each plugin layer of a model with its stock Keras layer, for the shapes in the model.
+
+    Args:
+        model: The model.
+        plugins: All plugins.
+        named: The plugins of `--plugin`, for the command that a message names.
 
     Raises:
         CnnforgeError: The results of a layer differ from those of the stock layer.
@@ -390,9 +378,13 @@ def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
     checks = tuple(certify(model, layers=plugins.layers))
     for check in checks:
         if not check.passed:
+            way_out = "train with --kernels keras, and see `cnnforge doctor`"
+            # Keras has no layer to compute instead.
+            if check.kind == ORACLE:
+                given = [f"--plugin {shlex.quote(it)}" for it in named]
+                way_out = f"see '{' '.join(['cnnforge plugins check', check.provider, *given])}'"
             raise CnnforgeError(
                 f"the kernel of layer {check.layer!r} ({check.provider}) fails its check at "
-                f"{check.input_shape}: {check.fault}; train with --kernels keras, and see "
-                "`cnnforge doctor`"
+                f"{check.input_shape}: {check.fault}; {way_out}"
             )
     return checks

@@ -36,6 +36,7 @@ def test_place_is_not_in_python_itself():
 
 def test_lines_are_joined():
     assert one_line(ValueError("one\n  two")) == "ValueError: one two"
+    assert one_line(ValueError("calling f. \x1b[1mno\x1b[0m")) == "ValueError: calling f. no"
 
 
 def test_no_message():

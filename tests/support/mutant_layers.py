@@ -726,6 +726,17 @@ class ContradictoryShapes(ColumnMix):
     pass
 
 
+@mutant(
+    "builds",
+    "cannot be called with inputs of the shape (2, 5, 4, 3)",
+    "no such shape",
+    cases=[LayerCase(arguments={"filters": 3}, input_shape=(2, 5, 4, 3), speed_shape=(2, 5, 4, 6))],
+)
+class RefusesEachShape(ColumnMix):
+    def call(self, inputs):
+        raise ValueError("no such shape")
+
+
 PARALLEL = ("none", "sum", "rows", "buffer", "neighbour", "second thread")
 SUM, ROWS, BUFFER, NEIGHBOUR, SECOND = range(1, len(PARALLEL))
 

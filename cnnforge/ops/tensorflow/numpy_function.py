@@ -142,7 +142,10 @@ def _apply(
         try:
             return run(op, step, given, input_shapes, values)
         except Exception as error:
-            text = f"ArrayOp {op.name!r}: raised {type(error).__name__}: {error}{place_of(error)}"
+            text = str(error)
+            # An error of the op itself, for instance of its shape rule, names the op.
+            if not text.startswith(f"ArrayOp {op.name!r}"):
+                text = f"{step.label}: raised {type(error).__name__}: {text}{place_of(error)}"
             raise _FunctionError(None, None, text) from error
 
     return node(guarded, tensors, [item.dtype for item in step.writes])

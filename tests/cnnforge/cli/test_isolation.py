@@ -13,6 +13,7 @@ def cnnforge_layers():
     return [LayerSpec(name="twice", target="{module}:Layer", summary="")]
 """
 NEWER = "CNNFORGE_PLUGIN_API = 99\n"
+TEXT = "CNNFORGE_PLUGIN_API = '1'\n"
 EXITS = "raise SystemExit(7)\n"
 YIELDS = """
 @hookimpl
@@ -33,6 +34,7 @@ PLUGINS = [
     ("d_yields", YIELDS, "failed", "RuntimeError: after the first ("),
     ("e_second", LAYER.format(module="acme_e_second"), "loaded", ""),
     ("f_signature", SIGNATURE, "failed", "'run'"),
+    ("g_text", TEXT, "incompatible", "CNNFORGE_PLUGIN_API is '1': expected a whole number"),
 ]
 
 

@@ -191,12 +191,19 @@ def test_second_plugin_of_a_name_is_refused(install_plugin):
     assert "good/tiny" in found.models
 
 
-@pytest.mark.parametrize("declared", [PLUGIN_API + 1, "1"])
-def test_other_plugin_api_is_incompatible(install_plugin, declared):
+@pytest.mark.parametrize(
+    ("declared", "cause"),
+    [
+        (PLUGIN_API + 1, f"plugin API {PLUGIN_API + 1}, this cnnforge has {PLUGIN_API}"),
+        (str(PLUGIN_API), f"CNNFORGE_PLUGIN_API is '{PLUGIN_API}': expected a whole number"),
+        (True, "CNNFORGE_PLUGIN_API is True: expected a whole number"),
+    ],
+)
+def test_other_plugin_api_is_incompatible(install_plugin, declared, cause):
     install_plugin("future", f"CNNFORGE_PLUGIN_API = {declared!r}\n")
     record = records(discover())["future"]
     assert record.status == "incompatible"
-    assert f"plugin API {declared}, this cnnforge has {PLUGIN_API}" in record.cause
+    assert cause in record.cause
 
 
 def test_own_plugin_api_is_compatible(install_plugin):

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,14 @@ def test_pixels_of_other_types_are_the_same_pixels(model: Model, dtype: type) ->
     np.testing.assert_allclose(
         model.outputs(BATCH[..., 0].astype(dtype)), model.outputs(BATCH), rtol=1e-6, atol=1e-7
     )
+
+
+def test_a_matrix_of_numpy_is_an_image(model: Model) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        matrix = np.matrix(BATCH[0, :, :, 0])
+    for found in (model.outputs(matrix), model.outputs([matrix])[0]):
+        np.testing.assert_allclose(found, model.outputs(BATCH[0]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("pixels", [GRAY, RGB], ids=["gray", "rgb"])

@@ -118,6 +118,22 @@ def test_a_run_without_a_model_says_how_to_go_on(tmp_path: Path) -> None:
     assert RunDirectory.open(run.path, needs=()) == run
 
 
+def test_a_model_that_was_removed_is_not_said_to_be_unfinished(tmp_path: Path) -> None:
+    run = made(tmp_path, model=False)
+    # Training writes this row before it saves the model.
+    run.write_text("metrics.csv", "epoch,loss\n1,0.5\n")
+    with pytest.raises(RunError, match="stopped before the end of the first epoch"):
+        RunDirectory.open(run.path)
+    run.write_text("metrics.csv", "epoch,loss\n1,0.5\n2,0.4\n")
+    with pytest.raises(RunError, match=r"has no model\.keras: the file was removed") as caught:
+        RunDirectory.open(run.path)
+    assert "--resume" not in str(caught.value)
+    (run.path / "metrics.csv").unlink()
+    run.write_json("evaluation.json", {})
+    with pytest.raises(RunError, match=r"has no model\.keras: the file was removed"):
+        RunDirectory.open(run.path)
+
+
 def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path)
     config = run.path / "config.toml"

@@ -108,5 +108,6 @@ def test_the_checks_run_as_python(tmp_path):
         assert line.startswith(f"Halved {kind} not run: ArrayOp 'halved': the forward function")
         assert line.endswith(" is not compiled (NUMBA_DISABLE_JIT=1)")
     assert lines[2].startswith("Halved inference predictions need Keras: its op halved_layer:op")
-    message = "the layer cannot run: ArrayOp 'beyond': raised IndexError: index 2 is out of bounds"
-    assert lines[3].startswith(f"Beyond runs {message} for axis 0 with size 2 ({file}:9)")
+    message = "the layer cannot run: ArrayOp 'beyond': the forward function 'beyond': raised"
+    error = "IndexError: index 2 is out of bounds for axis 0 with size 2"
+    assert lines[3].startswith(f"Beyond runs {message} {error} ({file}:9)")
