@@ -154,7 +154,7 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("opened", "plugins.json", in_json(0, value={**LOST, "origin": "\n"}), r"installed from \\n\)"),
     ("opened", "plugins.json", in_json(0, value={**LOST, "layers": ["\n"]}), r"needs the layer \\n of"),
     ("opened", "plugins.json", in_json(0, value={**LOST, "distribution": None, "source": "\n"}),
-     r"name it with --plugin \\n$"),
+     r"name it with --plugin '\\n'$"),
     ("sweep", "sweep.json", in_json("prune", value="\n"), r"in which prune is \\n, and now True"),
     ("sweep", "journal.log", in_text(b'"values":[0.0]', b'"values":[1' + b"0" * 400 + b"]"),
      r"trial 0 has the value '1000"),

@@ -141,8 +141,8 @@ def test_a_model_that_was_deleted_is_not_one_of_an_interrupted_run(write, capsys
     for command in (["evaluate"], ["verify"], ["export", "--format", "keras"]):
         assert main([*command, str(run.path)]) == 1
         assert capsys.readouterr().err == (
-            f"error: the run {run.path} has no model.keras, but its training has saved one: "
-            "restore the file from a copy of the run, or train a new run\n"
+            f"error: the run {run.path} has no model.keras: the file was removed, or was not "
+            "copied with the others: copy the whole directory again, or start a new run\n"
         )
     begun = write("be gun", rows=0, evaluated=False)
     assert main(["evaluate", str(begun.path)]) == 1

@@ -510,7 +510,7 @@ def test_a_run_without_the_model_of_its_best_epoch_is_not_trained(
     (run / "model.keras").unlink()
     before = (run / "metrics.csv").read_text()
     error = error_of(capsys, 1, "train", "--resume", str(run), "--epochs", "+1")
-    assert "has no model.keras, but its training has saved one: restore the file" in error
+    assert "has no model.keras: the file was removed, or was not copied" in error
     assert (run / "metrics.csv").read_text() == before
 
 
