@@ -242,6 +242,8 @@ class Training:
             fault = Fault("none", answers={0: ("",)}) if clean else drawn
             ended, progress, _ = self.process(fault, run)
             self.judge(fault, ended, progress)
+            if self.has_left_out_an_image():
+                continue
             if missing_of(ended):
                 # Tables or figures are missing. The next process writes them.
                 continue
@@ -286,6 +288,18 @@ class Training:
         if spare is not None:
             Path(orders["damaged"][0]).write_bytes(spare)
         return ended, Progress.read(noted), seconds
+
+    def has_left_out_an_image(self) -> bool:
+        """Return whether the run has begun without an image, and remove it then.
+
+        An image that is damaged before the data are opened is left out, as it should be.
+        """
+        run = self.run
+        if run is None or not (run / "skipped.csv").exists():
+            return False
+        shutil.rmtree(run)
+        self.reached, self.stopped_by, self.claims_saved = 0, None, False
+        return True
 
     def arguments(self, run: Path | None) -> list[str]:
         log = self.place.folder / "log.jsonl"
