@@ -86,7 +86,11 @@ _ready: list[tuple[subprocess.Popen[str], tuple[Any, ...]]] = []
 
 
 def start() -> subprocess.Popen[str]:
-    """Start the process that will open the saved models; it imports Keras, and waits."""
+    """Start the process that will open the saved models; it imports Keras, and waits.
+
+    A process that waits already is ended.
+    """
+    _end_waiting()
     environment = _surroundings()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
@@ -115,10 +119,14 @@ def _waiting() -> subprocess.Popen[str]:
         process, environment = _ready[0]
         if process.poll() is None and environment == _surroundings():
             return process
-        _ready.clear()
+    return start()
+
+
+def _end_waiting() -> None:
+    while _ready:
+        process, _ = _ready.pop()
         process.kill()
         process.communicate()
-    return start()
 
 
 def _from_copy_of(process: subprocess.Popen[str], request: dict[str, Any]) -> bool:
@@ -179,9 +187,7 @@ def _from_copy(request: dict[str, Any]) -> bool:
 
 @atexit.register
 def _end() -> None:
-    for process, _ in _ready:
-        process.kill()
-        process.communicate()
+    _end_waiting()
     for copy in _copies:
         copy.end()
 

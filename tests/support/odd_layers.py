@@ -29,7 +29,8 @@ class Unseeded(keras.layers.Layer):
     """Multiplies by random numbers of the operating system."""
 
     def call(self, inputs):
-        return inputs * np.random.default_rng().uniform(0.9, 1.1)
+        # Close to 1: the loss of the saved model must be that of the epoch within 1%.
+        return inputs * np.random.default_rng().uniform(0.999, 1.001)
 
 
 @keras.saving.register_keras_serializable("odd_layers")

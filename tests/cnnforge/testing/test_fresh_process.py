@@ -103,3 +103,13 @@ def test_a_process_of_another_environment_is_not_used(monkeypatch):
     assert fresh_process._ready[0][0] is second
     second.kill()
     second.communicate()
+
+
+def test_a_second_start_ends_the_process_that_waits(monkeypatch):
+    monkeypatch.setattr(fresh_process, "_ready", [])
+    first = fresh_process.start()
+    second = fresh_process.start()
+    assert first.returncode is not None
+    assert [process for process, _ in fresh_process._ready] == [second]
+    fresh_process._end_waiting()
+    assert second.returncode is not None

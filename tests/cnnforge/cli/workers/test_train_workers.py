@@ -165,10 +165,7 @@ def test_a_sweep_can_trust_models(monkeypatch: pytest.MonkeyPatch) -> None:
             raise Stop
 
     monkeypatch.setattr(worker, "_Sweep", lambda *_: Orders())
-    monkeypatch.setattr(worker.os, "dup2", lambda *_: None)
-    monkeypatch.setattr(worker.os, "fdopen", lambda *_, **__: None)
-    monkeypatch.setattr(worker.os, "dup", lambda *_: None)
-    monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(worker, "answers_of_worker", lambda: None)
     for given in ([], ["--trust-model"]):
         monkeypatch.setattr(worker.sys, "argv", ["worker", *given])
         with pytest.raises(Stop):
