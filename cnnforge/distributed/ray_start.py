@@ -160,15 +160,16 @@ def _started(
     Raises:
         CnnforgeError: Ray is not ready in time, or it cannot be started.
     """
-    end = time.monotonic() + seconds
+    end, left = time.monotonic() + seconds, seconds
     while True:
         host = _Host(address, options)
         try:
-            host.start(max(0.0, end - time.monotonic()))
+            host.start(left)
             return host
         except TimeoutError as error:
             host.stop(_patience_after_error(address), processes)
-            if address != LOCAL or time.monotonic() >= end:
+            left = end - time.monotonic()
+            if address != LOCAL or left <= 0:
                 raise CnnforgeError(no_answer(address, seconds)) from error
             shutil.rmtree(options["_temp_dir"], ignore_errors=True)
         except BaseException:
