@@ -111,6 +111,9 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
      "expected 16000000000 bytes .* got only 0"),
     ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03" + struct.pack(">III", 2**31, 0, 4)),
      "its header gives the shape"),
+    # Rows of different lengths, with several columns of labels.
+    ("csv", "data.csv", constant(b"label,pixel0,pixel1,label,pixel2,pixel3,label\n" + b"0,1,2,0,4,5,0\n1,1,2\n" * 4),
+     "data.csv"),
     ("coco", "annotations/instances_train.json", in_text(b'"id": 0', b'"id": ' + DIGITS),
      r"cannot be read \(Exceeds the limit"),
     ("yolo", "data.yaml", constant(b"train: /\nnames: [cat]\n"), "contains all files of this machine"),

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -247,7 +248,8 @@ def one_label_column(
     if len(labels) < 2:
         return labels[0] if labels else None
     contents = [cells(column) for column in labels]
-    pairs = {len(set(content)) for content in (*contents, list(zip(*contents, strict=True)))}
+    # A damaged table has rows of different lengths, which are reported when the rows are read.
+    pairs = {len(set(content)) for content in (*contents, list(zip_longest(*contents)))}
     if len(pairs) == 1:
         return min(labels, key=lambda column: (table.numeric(column), column))
     if not required:

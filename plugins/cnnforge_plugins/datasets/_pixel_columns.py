@@ -108,12 +108,14 @@ def shape_of(count: int, image_size: tuple[int, int] | None) -> tuple[int, int, 
         count: Number of values.
         image_size: Height and width that the user gave; without it, images are square.
     """
+    if count < 1:
+        return None
     for channels in (1, 3):
         if image_size and channels * math.prod(image_size) == count:
             return (*image_size, channels)
     for channels in (1, 3):
         side = math.isqrt(count // channels)
-        if count and channels * side * side == count:
+        if channels * side * side == count:
             return side, side, channels
     return None
 

@@ -8,6 +8,7 @@ import pytest
 
 from cnnforge.data import DataOptions
 from cnnforge.errors import DataError, UsageError
+from cnnforge_plugins.datasets._pixel_columns import shape_of
 from cnnforge_plugins.datasets.csv import load
 from cnnforge_plugins.datasets.shared.labels import check_single_labels
 
@@ -302,3 +303,9 @@ def test_the_name_of_the_data_can_be_shown(tmp_path):
     folder.mkdir()
     dataset = opened(folder, table(["label", *NAMES], LABELS, PIXELS))
     assert dataset.name.endswith("line\\nbreak/x.csv")
+
+
+@pytest.mark.parametrize("count", [-1, 0, 2, 5])
+def test_no_image_has_this_number_of_values(count):
+    # A table without columns of pixels gives -1, if its last one is taken for an id.
+    assert shape_of(count, None) is None
