@@ -22,11 +22,13 @@ DAMAGED = (
     struct.error,
     # NumPy takes the description of an array apart as a text of Python.
     tokenize.TokenError,
+    SyntaxError,
     EOFError,
     LookupError,
     NotImplementedError,
     OverflowError,
     RuntimeError,
+    TypeError,
 )
 """Errors that Python and NumPy raise for a damaged `.npz` file, besides `ValueError`."""
 # Max length of an axis of an array without values. Such an array can have any other length.

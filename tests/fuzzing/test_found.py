@@ -97,6 +97,10 @@ def constant(content: bytes) -> Change:
 FOUND: Sequence[tuple[str, str, Change, str]] = [
     # NumPy takes the description of an array apart as Python.
     ("npz", "data.npz", constant(zipped(images=npy("{'descr': ("), labels=b"")), "is damaged"),
+    ("npz", "data.npz", constant(zipped(images=npy("{'descr': )"), labels=b"")), "is damaged"),
+    ("npz", "data.npz", constant(zipped(images=npy("{'descr': " + "9" * 5000 + "}"), labels=b"")), "is damaged"),
+    ("npz", "data.npz", constant(zipped(images=npy(about("|u1", (0, 4, 4))), labels=npy(about("<i8", (0, 0))))),
+     "labels"),
     # 16 GiB of sums of rows without values.
     ("npz", "data.npz", constant(zipped(images=IMAGES, labels=npy(about("<i8", (2**31, 0))))),
      r"labels has the shape \(2147483648, 0\) and no values"),

@@ -15,6 +15,7 @@ from cnnforge.errors import DataError, UsageError, message_of
 from cnnforge.model_files.arrays import DAMAGED
 from cnnforge.model_files.sizes import check_lengths
 from cnnforge.utils.available_memory import available_memory, in_words
+from cnnforge.utils.structured_text import MALFORMED
 from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
 
 _SPLITS: dict[Role, tuple[str, ...]] = {
@@ -119,7 +120,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
     except DataError:
         raise
     # The sizes fit into the memory, so an array that does not is not as large as it says.
-    except (MemoryError, OSError, ValueError, *DAMAGED) as error:
+    except (MemoryError, OSError, *MALFORMED, *DAMAGED) as error:
         raise DataError(
             f"{shown} is damaged ({message_of(error)}): copy or download it again"
         ) from error

@@ -69,7 +69,8 @@ def check_label_array(where: str, labels: np.ndarray) -> np.ndarray:
         labels = labels[:, 0]
     if labels.ndim == 1:
         return labels
-    flags = labels.ndim == 2 and labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all()
+    flags = labels.ndim == 2 and labels.shape[1] and labels.dtype.kind in "biuf"
+    flags = flags and np.isin(labels, (0, 1)).all()
     if not flags:
         raise DataError(
             f"{where} has labels of shape {labels.shape} ({labels.dtype}): expected one label for "
