@@ -66,6 +66,7 @@ CONTENTS = {
         "docs/troubleshooting",
         "docs/reliability",
         "docs/soak",
+        "docs/test-slow",
         "docs/fuzzing",
         "docs/cluster",
         "docs/distributed",
