@@ -66,7 +66,11 @@ def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         version = npy.read_magic(file)
         if version not in _HEADERS:
             raise ValueError(f"{member.filename} has the array format {version}")
-        shape, _, dtype = _HEADERS[version](file)
+        try:
+            shape, _, dtype = _HEADERS[version](file)
+        # Python's parser raises it for a text that is nested too deeply.
+        except MemoryError:
+            raise ValueError(f"{member.filename} has a damaged description") from None
         start = file.tell()
     if dtype.hasobject:
         raise ValueError(f"{member.filename} has Python objects, expected numbers")

@@ -15,6 +15,7 @@ from fuzz_target import Files, fresh, place
 from fuzz_targets import TARGETS
 
 from cnnforge.errors import CnnforgeError
+from cnnforge.model_files.arrays import check_arrays
 
 READERS = {target.name: target for target in TARGETS}
 Change = Callable[[bytes], bytes]
@@ -101,6 +102,7 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("npz", "data.npz", constant(zipped(images=npy("{'descr': " + "9" * 5000 + "}"), labels=b"")), "is damaged"),
     ("npz", "data.npz", constant(zipped(images=npy(about("|u1", (0, 4, 4))), labels=npy(about("<i8", (0, 0))))),
      "labels"),
+    ("npz", "data.npz", constant(zipped(images=npy("(" * 9000), labels=b"")), "is damaged"),
     # 16 GiB of sums of rows without values.
     ("npz", "data.npz", constant(zipped(images=IMAGES, labels=npy(about("<i8", (2**31, 0))))),
      r"labels has the shape \(2147483648, 0\) and no values"),
@@ -230,3 +232,9 @@ def test_a_message_about_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> N
     with pytest.raises(CnnforgeError) as caught:
         READERS["parquet"].read(tmp_path, 1)
     assert re.fullmatch(".+ (cannot be read|is damaged).*", str(caught.value))
+
+
+def test_a_description_that_is_nested_too_deeply_is_a_damaged_array() -> None:
+    content = zipped(sums=npy("(" * 9000))
+    with pytest.raises(ValueError, match="sums.npy has a damaged description"):
+        check_arrays(io.BytesIO(content))
