@@ -34,7 +34,7 @@ class DamagedContentError(Exception):
 
 
 class NoProcessError(Exception):
-    """There is no process that can read the content, whatever it is."""
+    """The process that reads HDF5 content cannot be started, or was ended from outside."""
 
 
 def find_problem(path: Path, member: str, size: int) -> str:
