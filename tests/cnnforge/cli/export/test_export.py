@@ -311,7 +311,7 @@ def test_wrong_arguments(
 def test_a_run_without_a_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.remove(run / "model.keras")
     assert main(["export", str(run), "--format", "keras"]) == 1
-    assert "has no model.keras" in capsys.readouterr().err
+    assert "has no model.keras: its training stopped" in capsys.readouterr().err
     assert left_over(Path()) == ["runs"]
 
 
