@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnforge.distributed.loopback import closed_unless_needed
 from cnnforge.distributed.meeting import ended_after, meet
 from cnnforge.distributed.tf_config import VARIABLE, Cluster, read_cluster
 from cnnforge.distributed.workers import ALONE, Workers
@@ -107,7 +108,7 @@ class Joining:
         size = len(cluster.addresses)
         tell(f"waiting for the other {size - 1} of {size} workers")
         left = meet(cluster, self.seconds)
-        with ended_after(left):
+        with closed_unless_needed(cluster, tell), ended_after(left):
             replicas = one_of_several_processes(cluster.rank, size, cluster.index_on_host)
         return Workers(cluster.rank, size, replicas.reduce, replicas, cluster.addresses)
 

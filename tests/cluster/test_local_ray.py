@@ -58,7 +58,7 @@ def test_t29_nothing_listens_off_the_loopback_interface(
     names: set[str] = set()
     modes: set[tuple[str, int]] = set()
     while started.process.poll() is None:
-        for process, address in listeners(started.processes()):
+        for process, address, _ in listeners(started.processes()):
             found.add(address)
             names.add(Path(f"/proc/{process}/comm").read_text() if os.path.exists("/proc") else "")
         for folder in folders(started):

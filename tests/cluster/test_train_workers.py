@@ -17,7 +17,8 @@ from typing import Any
 import faulty_toy
 import pytest
 from cluster_command import Command, parent_of
-from local_ray import PATIENCE, adopt_orphans
+from local_ray import PATIENCE, adopt_orphans, is_loopback, listeners
+from strangers import answers, outer_address
 
 EPOCHS = 40
 RUN = Path("runs", "small-toy-001")
@@ -86,6 +87,23 @@ def check_same(command: Command, folder: Path, whole: dict[str, Any], killed: in
     assert all(each.startswith(".ray-") for each in left)
     assert "Traceback" not in command.err
     assert not command.workers()
+
+
+def test_t29_other_machines_cannot_connect(started: Any) -> None:
+    outer = outer_address()
+    command = train(started)
+    on_all_addresses, reached = set(), set()
+    while command.process.poll() is None:
+        for _, address, port in listeners(command.processes()):
+            if not is_loopback(address):
+                on_all_addresses.add(port)
+                reached.update([port] if answers(outer, port, 0.2) else [])
+        time.sleep(0.02)
+    assert command.wait() == 0, command.err
+    # TensorFlow's server of each worker.
+    assert len(on_all_addresses) == 2
+    assert not reached
+    assert "other machines" not in command.err
 
 
 def test_t28_ten_workers_killed_at_a_random_step(started, whole, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from faulty_toy import ONE_BATCH, QUICK
 from faulty_toy import __file__ as PLUGIN
 from forked import SLOW
+from strangers import answers, outer_address
 
 slow = pytest.mark.skipif(not SLOW, reason="takes minutes: make test-slow")
 
@@ -51,10 +53,13 @@ def free_ports(count):
 
 @pytest.fixture
 def start(commands):
-    """Return `start(*arguments, size=2, ranks=None, environments={})`: running workers by rank."""
+    """Return `start(*arguments, size=2, ranks=None, environments={}, ports=None)`.
 
-    def start(*arguments, size=2, ranks=None, environments=None, before=""):
-        names = [f"127.0.0.1:{port}" for port in free_ports(size)]
+    It returns the running workers by rank.
+    """
+
+    def start(*arguments, size=2, ranks=None, environments=None, before="", ports=None):
+        names = [f"127.0.0.1:{port}" for port in ports or free_ports(size)]
         running = {}
         for rank in range(size) if ranks is None else ranks:
             task = {"type": "worker", "index": rank}
@@ -197,6 +202,28 @@ def test_a_worker_that_stands_still_ends_both(start, tmp_path, victim):
         (line,) = each.errors
         assert "has ended or cannot be reached; start all workers again" in line, rank
         assert "Traceback" not in each.err
+
+
+def test_t29_other_machines_cannot_connect_to_workers_of_this_one(start, tmp_path):
+    outer = outer_address()
+    ports, is_over = free_ports(2), threading.Event()
+    seen_here, seen_outside = set(), set()
+
+    def connect():
+        while not is_over.wait(0.005):
+            for port in ports:
+                seen_outside.update([port] if answers(outer, port, 0.2) else [])
+                seen_here.update([port] if answers("127.0.0.1", port) else [])
+
+    stranger = threading.Thread(target=connect)
+    stranger.start()
+    ended = waited(start(*arguments("plain", tmp_path, "--epochs", "1"), ports=ports))
+    is_over.set()
+    stranger.join()
+    assert [each.code for each in ended] == [0, 0], [each.err for each in ended]
+    assert seen_here == set(ports)
+    assert not seen_outside
+    assert "other machines" not in ended[0].err
 
 
 @slow

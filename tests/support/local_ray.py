@@ -121,14 +121,15 @@ def title(process: int) -> str:
     return content.replace(b"\0", b" ").decode(errors="replace").strip()
 
 
-def listeners(processes: list[int]) -> Iterator[tuple[int, str]]:
-    """The processes that listen, with the addresses in the form of `/proc/net/tcp`."""
-    places: dict[str, str] = {}
+def listeners(processes: list[int]) -> Iterator[tuple[int, str, int]]:
+    """The processes that listen, with addresses in the form of `/proc/net/tcp`, and ports."""
+    places: dict[str, tuple[str, int]] = {}
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == _LISTENS:
-                places[fields[9]] = fields[1].partition(":")[0]
+                address, _, port = fields[1].partition(":")
+                places[fields[9]] = address, int(port, 16)
     for process in processes:
         with contextlib.suppress(OSError):
             for descriptor in os.listdir(f"/proc/{process}/fd"):
@@ -136,7 +137,7 @@ def listeners(processes: list[int]) -> Iterator[tuple[int, str]]:
                     target = os.readlink(f"/proc/{process}/fd/{descriptor}")
                     inode = target.removeprefix("socket:[").removesuffix("]")
                     if inode in places:
-                        yield process, places[inode]
+                        yield process, *places[inode]
 
 
 def is_loopback(address: str) -> bool:
