@@ -91,7 +91,7 @@ def check_same(command: Command, folder: Path, whole: dict[str, Any], killed: in
 
 def test_t29_other_machines_cannot_connect(started: Any) -> None:
     outer = outer_address()
-    command = train(started)
+    command = started("train", "small", *OPTIONS, "--epochs", "2")
     on_all_addresses, reached = set(), set()
     while command.process.poll() is None:
         for _, address, port in listeners(command.processes()):
