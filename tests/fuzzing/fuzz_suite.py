@@ -1,6 +1,6 @@
 """Read spoiled files in the test suite: fewer than `make fuzz`, and in the process of the tests.
 
-CNNFORGE_FUZZ_INPUTS is the number of cases of a reader of pure bytes.
+CNNFORGE_FUZZ_INPUTS is the number of cases of a reader.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from PIL import Image
 from cnnforge.data import files
 
 INPUTS = int(os.environ.get("CNNFORGE_FUZZ_INPUTS", "2000"))
-# Keras and HDF5 take longer with each file.
-_FEWER = {"keras": 50, "weights": 4}
 MAX_GROWTH = 1 << 30
 # Most pixels of an image. What larger ones need adds up with the memory of other tests: they are
 # left to `make fuzz`, whose processes have a limit of their own.
@@ -52,7 +50,7 @@ def _read_cases(tally: Tally) -> None:
         tally.run_files(seed)
     assert tally.outcomes["value"] > 0, "no seed can be read"
     before = peak_memory()
-    for number in range(INPUTS // _FEWER.get(target.name, 1)):
+    for number in range(INPUTS):
         tally.run(number)
     assert tally.findings == {}, f"python tests/fuzzing/fuzz.py {target.name} --show NUMBER"
     assert peak_memory() - before < MAX_GROWTH
