@@ -214,10 +214,10 @@ def _names(document: Mapping[str, Any], shown: str) -> dict[int, str]:
     if any(isinstance(name, dict | list) for name in values):
         raise DataError(f"{shown}: a name in names is a list, expected one text for each class")
     if isinstance(names, list):
-        return {number: normal_name(str(name)) for number, name in enumerate(names)}
+        return {number: _name(name, shown) for number, name in enumerate(names)}
     if isinstance(names, dict):
         try:
-            found = {int(key): normal_name(str(name)) for key, name in names.items()}
+            found = {int(key): _name(name, shown) for key, name in names.items()}
         except (TypeError, ValueError, OverflowError):
             raise DataError(
                 f"{shown}: the keys of names are not all whole numbers: write 0: NAME and so on"
@@ -227,6 +227,15 @@ def _names(document: Mapping[str, Any], shown: str) -> dict[int, str]:
     if isinstance(count, int) and 0 < count < 100_000:
         return {number: str(number) for number in range(count)}
     return {}
+
+
+def _name(value: Any, shown: str) -> str:
+    try:
+        return normal_name(str(value))
+    except ValueError:
+        raise DataError(
+            f"{shown}: a name in names is a number of too many digits, expected a text"
+        ) from None
 
 
 def _from_folder(folder: str) -> Content:
