@@ -8,14 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cnnforge.data.decoders import LARGE, jpeg_pixels, plain_jpeg, plain_png
+from cnnforge.data.flat import (
+    UnsupportedPixels,
+    blankness,
+    flattened,
+    has_only_shades_of_gray,
+)
 from cnnforge.data.formats import content_reason, pillow_formats
-from cnnforge.data.placement import Placing, as_mode, place
+from cnnforge.data.placement import Placing, place
 from cnnforge.data.stored import ImageSource, open_source, read_source, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
@@ -32,9 +38,6 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-# Pixels up to this value look black (JPEG files of video frames store black as 16), and pixels that
-# differ from white by no more look white.
-_DARK = 16
 # One large image is decoded at a time: each takes up to 12 bytes a pixel.
 _ALONE = RLock()
 
@@ -55,10 +58,6 @@ class UnreadableImage(DataError):
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         """Make the exception picklable. By default, unpickling passes only the message."""
         return type(self), (self.path, self.reason)
-
-
-class _UnsupportedPixels(ValueError):
-    """The file is not damaged, but its pixels have neither 8 nor 16 bits."""
 
 
 class ImageInfo(NamedTuple):
@@ -100,14 +99,6 @@ class CheckedImage(NamedTuple):
     narrow: bool = False
     mode: str = ""
     transparent: bool = False
-
-
-class _Flat(NamedTuple):
-    """An image in the 8-bit mode `"L"` or `"RGB"`, and how it was converted."""
-
-    image: Image.Image
-    on_black: bool = False
-    narrow: bool = False
 
 
 def read_image(
@@ -156,7 +147,7 @@ def read_into(path: ImageSource, pixels: np.ndarray, placing: Placing) -> tuple[
     # Most files are of these two kinds. `Image.open` takes longer than decoding a small image.
     if content is not None:
         if (plain := plain_png(content)) is not None:
-            place(_flat(plain).image, pixels, placing)
+            place(flattened(plain).image, pixels, placing)
             return plain.height, plain.width
         mode = plain_jpeg(content, pixels.shape)
         if mode and jpeg_pixels(content, mode, pixels.shape[:2], False, pixels) is not None:
@@ -165,7 +156,7 @@ def read_into(path: ImageSource, pixels: np.ndarray, placing: Placing) -> tuple[
         if content is not None and image.format in ("JPEG", "MPO"):
             return _read_jpeg(image, content, pixels, placing)
         upright = _upright(image)
-        place(_flat(upright).image, pixels, placing)
+        place(flattened(upright).image, pixels, placing)
         return upright.height, upright.width
 
 
@@ -183,11 +174,11 @@ def _read_jpeg(
     as_stored = method is None and size == (height, width) and channels == len(image.getbands())
     decoded = jpeg_pixels(content, image.mode, size, reduced, pixels if as_stored else None)
     if decoded is None:
-        place(_flat(_upright(image)).image, pixels, placing, shown)
+        place(flattened(_upright(image)).image, pixels, placing, shown)
     elif not as_stored:
         upright = Image.fromarray(decoded[:, :, 0] if image.mode == "L" else decoded)
         upright = upright if method is None else upright.transpose(method)
-        place(_flat(upright).image, pixels, placing, shown)
+        place(flattened(upright).image, pixels, placing, shown)
     return shown
 
 
@@ -224,7 +215,7 @@ def check_image(path: ImageSource) -> CheckedImage:
     # See `read_into`.
     plain = None if content is None else plain_png(content)
     if content is not None and plain is not None:
-        digest, one_color_and_dark = hashlib.sha256(content).digest(), _blankness(plain)
+        digest, one_color_and_dark = hashlib.sha256(content).digest(), blankness(plain)
         size = plain.height, plain.width
         return CheckedImage(size, plain.mode == "L", digest, *one_color_and_dark, mode=plain.mode)
     with _reading(path, content) as image:
@@ -234,17 +225,17 @@ def check_image(path: ImageSource) -> CheckedImage:
         image.load()
         # Loading may rotate a TIFF and swap height and width. `draft` has reduced a JPEG.
         size = full_size if reduced else image.size
-        flat = _flat(image)
+        flat = flattened(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (
-            image.mode in ("P", "PA") and _shades_of_gray(flat.image)
+            image.mode in ("P", "PA") and has_only_shades_of_gray(flat.image)
         )
         size = _shown_size(size, _orientation(image))
         mode, transparent = image.mode, image.has_transparency_data
-        one_color, dark = _blankness(flat.image)
+        one_color, dark = blankness(flat.image)
         if reduced and (one_color or dark):
             # A pixel of the reduced image is the mean of many. Decode all pixels.
             with _reading(path, content) as whole:
-                one_color, dark = _blankness(_flat(whole).image)
+                one_color, dark = blankness(flattened(whole).image)
         with open_source(path) if content is None else BytesIO(content) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     return CheckedImage(
@@ -269,7 +260,7 @@ def fit(
         ValueError: If the mode cannot be converted to 8 bits.
     """
     pixels = np.empty(image_shape, np.uint8)
-    place(_flat(image).image, pixels, placing)
+    place(flattened(image).image, pixels, placing)
     return pixels
 
 
@@ -304,7 +295,7 @@ def _reason(path: ImageSource, error: Exception) -> str:
             error = gone
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large: {error}"
-    if isinstance(error, _UnsupportedPixels):
+    if isinstance(error, UnsupportedPixels):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return str(error.strerror or error).lower()
@@ -332,69 +323,3 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     method = _TRANSPOSES.get(_orientation(image))
     return image if method is None else image.transpose(method)
-
-
-def _flat(image: Image.Image) -> _Flat:
-    """Convert an image to 8-bit mode `"L"` or `"RGB"`, without transparency."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # Scale 16-bit values to 8 bits. Pillow's own conversion would clip values above 255.
-        wide = np.asarray(image)
-        highest = wide.max(initial=0)
-        narrow = np.empty(wide.shape, np.uint8)
-        # One row at a time: all rows with 64 bits need eight times the memory of the image.
-        for row, values in enumerate(wide):
-            values = values.astype(np.int64).clip(0, 65535)
-            narrow[row] = values if highest <= 255 else (values * 255 + 32767) // 65535
-        return _Flat(Image.fromarray(narrow), narrow=0 < highest <= 255)
-    if image.mode in ("I", "F"):
-        raise _UnsupportedPixels("32-bit pixels have no fixed range: save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        return _on_a_background(as_mode(image, "RGBA"))
-    return _Flat(as_mode(image, "L" if image.mode in ("1", "L") else "RGB"))
-
-
-def _on_a_background(image: Image.Image) -> _Flat:
-    """Show an RGBA image on white, or on black if everything that is visible vanishes on white."""
-    opacity = image.getchannel("A")
-    flat = Image.new("RGB", image.size, "white")
-    flat.paste(image, mask=opacity)
-    least, most = opacity.getextrema()
-    on_black = least != most and _vanishes(flat)
-    if on_black:
-        flat.paste("black", (0, 0, *image.size))
-        flat.paste(image, mask=opacity)
-    return _Flat(flat, on_black=on_black)
-
-
-def _blankness(flat: Image.Image) -> tuple[bool, bool]:
-    """Return whether all pixels have one color, and whether the image is else nearly black."""
-    for some in (_sampled(flat), flat):
-        bands = _extremes(some)
-        one_color = all(low == high for low, high in bands)
-        dark = not one_color and max(high for _, high in bands) <= _DARK
-        # A few pixels show that most images are neither.
-        if not one_color and not dark:
-            return False, False
-    return one_color, dark
-
-
-def _vanishes(flat: Image.Image) -> bool:
-    """Return whether all pixels are white or look white."""
-    return all(low >= 255 - _DARK for some in (_sampled(flat), flat) for low, _ in _extremes(some))
-
-
-def _sampled(flat: Image.Image) -> Image.Image:
-    size = min(flat.width, 32), min(flat.height, 32)
-    return flat.resize(size, Image.Resampling.NEAREST)
-
-
-def _extremes(flat: Image.Image) -> list[tuple[int, int]]:
-    """Return the min and the max value of the pixels in each band."""
-    # Unlike `split`, this copies one band at a time.
-    found: Any = flat.getextrema()
-    return [found] if flat.mode == "L" else list(found)
-
-
-def _shades_of_gray(flat: Image.Image) -> bool:
-    pixels = np.asarray(flat)
-    return pixels.ndim == 2 or bool((pixels == pixels[:, :, :1]).all())

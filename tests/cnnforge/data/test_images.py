@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from cnnforge.data import flat
 from cnnforge.data.formats import pillow_formats
 from cnnforge.data.images import (
     UnreadableImage,
@@ -87,7 +88,9 @@ def test_the_cameras_orientation_is_applied(tmp_path, orientation, suffix):
     assert describe_image(path).size == (24, 16)
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 17, 1000])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(flat, "_AT_ONCE", at_once)
     wide = (np.arange(48, dtype=np.uint16) * 1394).reshape(6, 8)
     for name in ("x.png", "x.tiff"):
         path = saved(tmp_path / name, wide)
