@@ -96,7 +96,9 @@ def prepare(
         )
     session = training.start(options, plugins, _render.message, workers)
     claims.enter_context(session.run.claimed())
+    # The others wait for these in `run_of_first` and in `training.resume`.
     workers.from_first(session.run.path.name)
+    workers.from_first(session.options.epochs)
     return session
 
 
