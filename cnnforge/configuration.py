@@ -17,8 +17,7 @@ from cnnforge.errors import UsageError, message_of
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 from cnnforge.output_options import OutputOptions
-from cnnforge.utils.commands import from_its_weights
-from cnnforge.utils.names import unescaped
+from cnnforge.utils.names import from_its_weights, unescaped
 from cnnforge.utils.structured_text import read_toml
 
 KERNELS = ("auto", "numba", "keras")

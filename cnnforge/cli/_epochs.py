@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 
 if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task

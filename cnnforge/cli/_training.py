@@ -15,8 +15,7 @@ from cnnforge.cli._common import load_plugins
 from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note, waiting_note
 from cnnforge.cli.terminal.sparkline import Sparkline
 from cnnforge.cli.terminal.tables import show_details
-from cnnforge.utils.commands import from_its_weights, resume_command
-from cnnforge.utils.names import as_argument, printable
+from cnnforge.utils.names import as_argument, from_its_weights, printable, resume_command
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay

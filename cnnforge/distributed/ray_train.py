@@ -27,7 +27,7 @@ from cnnforge.distributed.ray_start import cluster
 from cnnforge.distributed.ray_workers import addresses, work
 from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
 from cnnforge.runs import RunDirectory
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 
 MAX_RESTARTS = 3
 """Number of restarts without a new state of the run after which training ends."""

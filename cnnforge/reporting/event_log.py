@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnforge.errors import RunError
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 
 
 class EventLog:

@@ -15,7 +15,7 @@ from cnnforge.pages.parts import Section, Series, chart, facts, paragraphs, tabl
 from cnnforge.reports.thumbnails import read_thumbnails
 from cnnforge.runs import CONFIG, EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import Task
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 from cnnforge.utils.structured_text import read_json, well_formed
 
 REPORT = "report.html"

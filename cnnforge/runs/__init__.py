@@ -19,8 +19,7 @@ from typing import Any
 
 from cnnforge.errors import RunError, UsageError, message_of, one_line
 from cnnforge.utils import atomic_files
-from cnnforge.utils.commands import resume_command
-from cnnforge.utils.names import escaped, unescaped
+from cnnforge.utils.names import escaped, resume_command, unescaped
 from cnnforge.utils.structured_text import read_toml
 
 try:

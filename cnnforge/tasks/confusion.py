@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnforge.reporting.figures import confusion_matrix
 from cnnforge.runs import RunDirectory
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 
 CONFUSION = "confusion_matrix.csv"
 # Max number of class names in a message.

@@ -11,9 +11,8 @@ from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.saved_layers import own_layers, saved_paths
 from cnnforge.training.session import Session
-from cnnforge.utils.commands import from_its_weights
 from cnnforge.utils.environment import environment, versions
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import as_argument, from_its_weights
 from cnnforge.utils.structured_text import MALFORMED, read_json
 
 KERNELS = "kernels.json"

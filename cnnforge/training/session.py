@@ -44,7 +44,7 @@ from cnnforge.training.pretrained import fine_tuning_of
 from cnnforge.training.saved_layers import own_layers
 from cnnforge.training.state import StateStore, TrainingResult, TrainingState
 from cnnforge.utils.available_memory import is_out_of_memory
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.

@@ -12,8 +12,8 @@ COMMAND = re.compile(
     r"(?:--(?:resume|init-from|config|logdir|determinism|plugin)|chmod \d+|cnnforge (?:predict|"
     r"evaluate|verify|explain|export|report|runs))(?: latest)? <(\d+)>"
 )
-# The functions of this module write the commands that several messages name.
-COMMANDS = ROOT / "cnnforge" / "utils" / "commands.py"
+# Functions of this module write the commands that several messages name.
+COMMANDS = ROOT / "cnnforge" / "utils" / "names.py"
 REPEATED = re.compile(r"train --resume <\d+>|from its weights use --init-from <\d+>")
 QUOTED = ("as_argument(", "shlex.quote(", "shlex.join(")
 

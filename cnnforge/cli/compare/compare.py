@@ -18,7 +18,7 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 
 if TYPE_CHECKING:
     from cnnforge.comparing.comparison import Comparison

@@ -11,7 +11,7 @@ from cnnforge.distributed.machines import Place, scratch, share
 from cnnforge.distributed.ray_train import RayTrain
 from cnnforge.distributed.supervisor import WorkerDied, supervise
 from cnnforge.errors import CnnforgeError, RunError
-from cnnforge.utils.commands import resume_command
+from cnnforge.utils.names import resume_command
 
 RUN = "runs/lenet-001"
 
