@@ -17,7 +17,7 @@ from cnnforge.errors import UsageError, message_of
 from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 from cnnforge.output_options import OutputOptions
-from cnnforge.utils.names import as_argument, unescaped
+from cnnforge.utils.names import from_its_weights, unescaped
 from cnnforge.utils.structured_text import read_toml
 
 KERNELS = ("auto", "numba", "keras")
@@ -352,9 +352,8 @@ def epochs_of_resumed(options: TrainingOptions, text: str | None, run: Path) -> 
     if total != before and options.ends:
         raise UsageError(
             f"the run {run} has epochs = {before}, not {total}, and schedule = "
-            f"{options.schedule}: this schedule depends on the number of epochs; for a new run "
-            f"from its weights use --init-from {as_argument(run)}, or leave --epochs out "
-            "to finish this one"
+            f"{options.schedule}: this schedule depends on the number of epochs; "
+            f"{from_its_weights(run)}, or leave --epochs out to finish this one"
         )
     return total
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import resume_command
 
 if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task
@@ -101,8 +101,8 @@ def waiting_note(session: Session, row: EpochMetrics) -> str:
     note = f"training waited for images {row.waiting:.0%} of the time in epoch {row.epoch}"
     if session.options.cache or not isinstance(session.dataset.train, ImageFiles):
         return note
-    resumed = f"cnnforge train --resume {as_argument(session.run.path)} --cache"
-    return f"{note}; to decode them only once, press Ctrl-C and go on with '{resumed}'"
+    resumed = resume_command(session.run.path, "--cache")
+    return f"{note}; to decode them only once, press Ctrl-C and go on with {resumed}"
 
 
 def best_table(

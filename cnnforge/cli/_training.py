@@ -15,7 +15,7 @@ from cnnforge.cli._common import load_plugins
 from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note, waiting_note
 from cnnforge.cli.terminal.sparkline import Sparkline
 from cnnforge.cli.terminal.tables import show_details
-from cnnforge.utils.names import as_argument, printable
+from cnnforge.utils.names import as_argument, from_its_weights, printable, resume_command
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
@@ -95,7 +95,9 @@ def prepare(
         )
     session = training.start(options, plugins, _render.message, workers)
     claims.enter_context(session.run.claimed())
+    # The others wait for these in `run_of_first` and in `training.resume`.
     workers.from_first(session.run.path.name)
+    workers.from_first(session.options.epochs)
     return session
 
 
@@ -124,7 +126,7 @@ def train_and_report(
 
     path = session.run.path
     _render.message(f"run directory: {path}")
-    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {as_argument(path)}'")
+    _ctrl_c.set_message(f"interrupted; go on with {resume_command(path)}")
     if session.size is not None:
         _render.message(session.size.describe())
     for line in session.fine_tuning:
@@ -159,7 +161,7 @@ def train_and_report(
             try:
                 result = session.train([progress], lambda: stop() or time_is_over())
             except DataError as error:
-                advice = f"then go on with 'cnnforge train --resume {as_argument(path)}'"
+                advice = f"then go on with {resume_command(path)}"
                 raise DataError(f"{error}; put it right, {advice}") from error
         # A signal to one of several workers ends all of them in the same way.
         code = session.workers.highest(stop.exit_code) if result.interrupted else 0
@@ -167,8 +169,7 @@ def train_and_report(
             name = stop.name or "a signal to another worker"
             cause = "Ctrl-C" if name == "SIGINT" else name
             _render.message(
-                f"interrupted by {cause}; the state is saved; go on with "
-                f"'cnnforge train --resume {as_argument(path)}'"
+                f"interrupted by {cause}; the state is saved; go on with {resume_command(path)}"
             )
             leave(session.workers)
             raise typer.Exit(code)
@@ -182,7 +183,7 @@ def train_and_report(
         _render.message(_stopped(session))
     _ctrl_c.set_message(
         "interrupted; the model is saved, but tables or figures are missing; write them with "
-        f"'cnnforge train --resume {as_argument(path)}'"
+        f"{resume_command(path)}"
     )
     return session.report()
 
@@ -194,8 +195,8 @@ def _time_limit(session: Session) -> str:
     where = f"in epoch {state.epoch + 1} of {session.options.epochs}"
     model = "" if state.best else ", before the first epoch was done, so there is no model yet"
     return (
-        f"the time limit is reached {where}{model}; the state is saved; go on with 'cnnforge train "
-        f"--resume {as_argument(session.run.path)}'"
+        f"the time limit is reached {where}{model}; the state is saved; go on with "
+        f"{resume_command(session.run.path)}"
     )
 
 
@@ -263,7 +264,7 @@ def _how_to_continue(session: Session) -> str:
     """Return a sentence about how to continue a finished run."""
     path = session.run.path
     if session.options.ends:
-        return f"for a new run from its weights use --init-from {as_argument(path)}"
+        return from_its_weights(path)
     return f"to continue, use --resume {as_argument(path)} --epochs +10"
 
 

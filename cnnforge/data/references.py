@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Container
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -37,7 +38,10 @@ _READERS = {
     ".yml": "yolo",
 }
 _IDX = re.compile(r".*ubyte(\.gz)?", re.IGNORECASE)
+_TABLES = (".csv", ".tsv")
 _MAX_DEPTH = 3
+# The number of entries of a folder after which its content is clear.
+_MAX_ENTRIES = 200
 # The command that unpacks an archive into a new folder, for each ending of its name.
 _ARCHIVES = {
     (".zip",): "unzip {file} -d {folder}",
@@ -120,10 +124,11 @@ def path_reader(path: str | os.PathLike[str]) -> str | None:
         path: A folder, or a file, which need not exist.
 
     Returns:
-        The name of the dataset. For a folder with boxes, see `boxes_reader`. For another folder
-        with image files, it is `"images"`; without them, it is `"idx"`, `"parquet"` or `"tar"` if
-        there are such files, and otherwise `"images"`. It is `None` if the ending of a file is not
-        known, for instance that of an image.
+        The name of the dataset. For a folder with boxes, see `boxes_reader`. Another folder with
+        image files is `"table"` if it has one .csv file and one sub-folder, `images`, with the
+        images; otherwise it is `"images"`. A folder without image files is `"idx"`, `"parquet"` or
+        `"tar"` if there are such files, and otherwise `"images"`. It is `None` if the ending of a
+        file is not known, for instance that of an image.
     """
     if os.path.isdir(path):
         return boxes_reader(path) or _folder_reader(path)
@@ -138,6 +143,8 @@ def _file_reader(name: str) -> str | None:
 def _folder_reader(folder: str | os.PathLike[str]) -> str:
     found: set[str] = set()
     top = os.fspath(folder)
+    if _has_table(top):
+        return "table"
     for path, folders, names in os.walk(top):
         depth = len(Path(os.path.relpath(path, top)).parts)
         folders[:] = [name for name in folders if name[0] not in "._"] if depth < _MAX_DEPTH else []
@@ -149,6 +156,31 @@ def _folder_reader(folder: str | os.PathLike[str]) -> str:
                 return "images"
             found.add(_file_reader(name) or "")
     return next((kind for kind in ("idx", "parquet", "tar") if kind in found), "images")
+
+
+def _has_table(folder: str) -> bool:
+    """Return whether a folder has one table and the folder `images`, without classes."""
+    folders, files = _names_in(folder)
+    tables = [name for name in files if name.lower().endswith(_TABLES)]
+    if len(tables) != 1 or [name.lower() for name in folders] != ["images"]:
+        return False
+    classes, pictures = _names_in(os.path.join(folder, folders[0]))
+    suffixes = {os.path.splitext(name)[1].lower() for name in pictures}
+    return not classes and not suffixes.isdisjoint(IMAGE_SUFFIXES)
+
+
+def _names_in(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of some sub-folders and files that are not hidden."""
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in islice(entries, _MAX_ENTRIES):
+                if entry.name[0] != ".":
+                    (folders if entry.is_dir() else files).append(entry.name)
+    except OSError:
+        return [], []
+    return folders, files
 
 
 def check_local(reference: str) -> None:

@@ -84,10 +84,12 @@ class PictureParts(NamedTuple):
     Attributes:
         name: Name of the dataset.
         parts: The parts, in the order of the images.
+        notes: Messages for the user, for instance about images that are left out, one line each.
     """
 
     name: str
     parts: Sequence[PicturePart]
+    notes: Sequence[str] = ()
 
 
 ImageSource = str | os.PathLike[str] | StoredImage

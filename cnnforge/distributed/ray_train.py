@@ -27,7 +27,7 @@ from cnnforge.distributed.ray_start import cluster
 from cnnforge.distributed.ray_workers import addresses, work
 from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
 from cnnforge.runs import RunDirectory
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import resume_command
 
 MAX_RESTARTS = 3
 """Number of restarts without a new state of the run after which training ends."""
@@ -164,12 +164,14 @@ class RayTrain:
         """Add the workers to a command in a text that continues the run."""
         if self.run is None:
             return text
-        command = f"cnnforge train --resume {as_argument(self.run)}'"
-        return text.replace(command, command.removesuffix("'") + self._options() + "'")
+        # The command may have more options, which remain.
+        command = resume_command(self.run).removesuffix("'")
+        options = f"{command} {self._options()}"
+        return re.sub(rf"{re.escape(command)}(?=[' ])", lambda _: options, text)
 
     def _options(self) -> str:
         more = "" if self.address == "local" else f" --address {self.address}"
-        return f" --workers {self.workers}{more}"
+        return f"--workers {self.workers}{more}"
 
     def _begin(self, rank: int, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return what a worker runs; `None` if it is not to begin."""
@@ -274,7 +276,7 @@ class RayTrain:
         """Return a clause with the command that continues the run."""
         if self.run is None:
             return "there is no run yet: type the command again"
-        return f"go on with 'cnnforge train --resume {as_argument(self.run)}{self._options()}'"
+        return f"go on with {resume_command(self.run, self._options())}"
 
     def _fail(self, rank: int, code: int) -> None:
         message = self._with_workers("; ".join(self._messages[rank]))

@@ -144,7 +144,8 @@ def find_inputs(
             found.append(_new(FileInputs(list(texts)), seen))
             continue
         for text in texts:
-            if os.path.isdir(text) and path_reader(text) == "images":
+            # Images need no table to be predicted.
+            if os.path.isdir(text) and path_reader(text) in ("images", "table"):
                 found.append(_new(_in_folder(text), seen))
             elif in_parts:
                 found.append(open_parts(text, datasets))

@@ -19,14 +19,17 @@ class PartInputs:
 
     Attributes:
         parts: The parts of the dataset.
-        notes: Messages for the user: none.
     """
 
     parts: PictureParts
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(part.images for part in self.parts.parts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages for the user about the images, one line each."""
+        return tuple(self.parts.notes)
 
     @property
     def summary(self) -> DataSummary:

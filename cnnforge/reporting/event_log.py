@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnforge.errors import RunError
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import resume_command
 
 
 class EventLog:
@@ -56,7 +56,7 @@ class EventLog:
         except OSError as error:
             raise RunError(
                 f"{self._path} could not be written: {error.strerror or error}; the run is kept; "
-                f"go on with 'cnnforge train --resume {as_argument(self._run)} --log jsonl:FILE'"
+                f"go on with {resume_command(self._run, '--log jsonl:FILE')}"
             ) from error
 
 

@@ -15,7 +15,7 @@ from cnnforge.pages.parts import Section, Series, chart, facts, paragraphs, tabl
 from cnnforge.reports.thumbnails import read_thumbnails
 from cnnforge.runs import CONFIG, EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import Task
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import resume_command
 from cnnforge.utils.structured_text import read_json, well_formed
 
 REPORT = "report.html"
@@ -47,9 +47,9 @@ def report(run: RunDirectory, task: Task) -> str:
     if not isinstance(evaluation, dict) or not history:
         raise RunError(
             f"the training of {run.path} has not ended, and only then can its report be written: "
-            f"wait until it ends, or go on with 'cnnforge train --resume {as_argument(run.path)}'"
+            f"wait until it ends, or go on with {resume_command(run.path)}"
         )
-    again = f"write it again with 'cnnforge train --resume {as_argument(run.path)}'"
+    again = f"write it again with {resume_command(run.path)}"
     thumbnails = read_thumbnails(run)
     with well_formed(run.path / EVALUATION, again):
         curves = _curves(evaluation, history)

@@ -19,7 +19,7 @@ from typing import Any
 
 from cnnforge.errors import RunError, UsageError, message_of, one_line
 from cnnforge.utils import atomic_files
-from cnnforge.utils.names import as_argument, escaped, unescaped
+from cnnforge.utils.names import escaped, resume_command, unescaped
 from cnnforge.utils.structured_text import read_toml
 
 try:
@@ -131,7 +131,7 @@ class RunDirectory:
                     "it is training now, and its first epoch has not ended: wait until it has"
                     if run.is_claimed
                     else "its training stopped before the end of the first epoch; go on with "
-                    f"'cnnforge train --resume {as_argument(path)}'"
+                    f"{resume_command(path)}"
                 )
                 raise RunError(f"the run {path} has no {name}: {cause}")
         return run
@@ -304,10 +304,10 @@ class RunDirectory:
             cause = one_line(error).removeprefix(f"{self.path / name} could not be written: ")
             _log.warning(
                 "%s of the run could not be written: %s; the model is saved; to write it again, "
-                "type 'cnnforge train --resume %s'",
+                "type %s",
                 name,
                 cause,
-                as_argument(self.path),
+                resume_command(self.path),
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnforge.reporting.figures import confusion_matrix
 from cnnforge.runs import RunDirectory
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import resume_command
 
 CONFUSION = "confusion_matrix.csv"
 # Max number of class names in a message.
@@ -44,9 +44,9 @@ def write_confusion_matrix(
             _log.warning(
                 "confusion_matrix.png shows %d of %d class names in Latin letters, because no "
                 "installed font can show them: %s; install a font that can, such as Noto, and type "
-                "'cnnforge train --resume %s'",
+                "%s",
                 len(replaced),
                 len(classes),
                 ", ".join(replaced[:_MAX_EXAMPLES]) + more,
-                as_argument(run.path),
+                resume_command(run.path),
             )

@@ -12,7 +12,7 @@ from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.saved_layers import own_layers, saved_paths
 from cnnforge.training.session import Session
 from cnnforge.utils.environment import environment, versions
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import as_argument, from_its_weights
 from cnnforge.utils.structured_text import MALFORMED, read_json
 
 KERNELS = "kernels.json"
@@ -108,8 +108,7 @@ def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
     except (OSError, *MALFORMED) as error:
         raise RunError(
             f"{path} cannot be read ({one_line(error)}), so the kernels of this run are unknown; "
-            f"for a new run from its weights use --init-from "
-            f"{as_argument(run.path)}"
+            f"{from_its_weights(run.path)}"
         ) from error
 
 

@@ -44,7 +44,7 @@ from cnnforge.training.pretrained import fine_tuning_of
 from cnnforge.training.saved_layers import own_layers
 from cnnforge.training.state import StateStore, TrainingResult, TrainingState
 from cnnforge.utils.available_memory import is_out_of_memory
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import resume_command
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.
@@ -207,7 +207,7 @@ class Session:
         """
         advice = (
             "the model is saved, but tables or figures are missing; close other programs, and "
-            f"write them with 'cnnforge train --resume {as_argument(self.run.path)}'"
+            f"write them with {resume_command(self.run.path)}"
         )
         with out_of_memory_explained(advice=advice):
             return self._report()

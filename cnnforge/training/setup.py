@@ -162,8 +162,9 @@ def resume(
     Args:
         path: The run directory.
         given: Options that the user gave for the resumed run, by name. All but those of `FREE`
-            must have the same values as in the run. `data` is the place of the data, which may have
-            moved; their content must be the same.
+            must have the same values as in the run, and so must `epochs` if this process joins a
+            run. `data` is the place of the data, which may have moved; their content must be the
+            same.
         epochs: New total number of epochs, `"30"`, or `"+10"` for ten more than before; `None` for
             the same number as before.
         load: Function that loads all plugins. Its argument lists the plugins to load in addition to
@@ -176,8 +177,9 @@ def resume(
         The session. Its attribute `finished` is true if all epochs are already done.
 
     Raises:
-        UsageError: An option, the data or the code of the model has changed, a newer cnnforge
-            wrote the run, or it names a plugin that the user has never named.
+        UsageError: An option, the data or the code of the model has changed, the first worker has
+            another run or number of epochs, a newer cnnforge wrote the run, or it names a plugin
+            that the user has never named.
         RunError: The run is damaged.
     """
     run = RunDirectory.open(path, needs=())
@@ -188,6 +190,14 @@ def resume(
             check_option(run, name, getattr(options, name), value, joins=joins)
     old_total = options.epochs
     total = epochs_of_resumed(options, epochs, run.path)
+    if not joins:
+        name = run.path.resolve().name
+        check_option(run, "resume", workers.from_first(name), name, joins=True)
+    # The first worker writes its number of epochs into the run later, after all have read the old
+    # one.
+    own = given.get("epochs") if joins else total
+    total = workers.from_first(total)
+    check_option(run, "epochs", total, own or total, joins=True)
     plugin = named_plugins.plugins_of_run(run.path, options.plugin, given.get("plugin", ()))
     options = replace(options, epochs=total, plugin=plugin)
     plugins = load(options.plugin)

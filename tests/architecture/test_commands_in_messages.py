@@ -12,6 +12,9 @@ COMMAND = re.compile(
     r"(?:--(?:resume|init-from|config|logdir|determinism|plugin)|chmod \d+|cnnforge (?:predict|"
     r"evaluate|verify|explain|export|report|runs))(?: latest)? <(\d+)>"
 )
+# Functions of this module write the commands that several messages name.
+COMMANDS = ROOT / "cnnforge" / "utils" / "names.py"
+REPEATED = re.compile(r"train --resume <\d+>|from its weights use --init-from <\d+>")
 QUOTED = ("as_argument(", "shlex.quote(", "shlex.join(")
 
 
@@ -45,6 +48,12 @@ def unquoted(source: str) -> list[str]:
     return found
 
 
+def repeated(source: str) -> list[str]:
+    """Return the commands for which `COMMANDS` has a function."""
+    texts = (text for text, _ in map(message, ast.walk(ast.parse(source))))
+    return [match[0] for text in texts for match in REPEATED.finditer(text)]
+
+
 def test_it_finds_them() -> None:
     assert unquoted("f\"go on with 'cnnforge train --resume {run.path}'\"") == ["run.path"]
     assert unquoted("log('%d: type cnnforge train --resume %s', 1, run.path)") == ["run.path"]
@@ -59,3 +68,14 @@ def test_paths_in_commands_are_quoted(package: str) -> None:
         for name in unquoted(path.read_text(encoding="utf-8"))
     }
     assert found == set()
+
+
+def test_one_function_writes_a_command_that_several_messages_name() -> None:
+    assert repeated(COMMANDS.read_text(encoding="utf-8"))
+    found = [
+        f"{path.relative_to(ROOT)}: {command}"
+        for path in sorted((ROOT / "cnnforge").rglob("*.py"))
+        if path != COMMANDS
+        for command in repeated(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []

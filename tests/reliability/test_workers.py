@@ -264,3 +264,51 @@ def test_values_that_are_not_finite_end_both(start, tmp_path):
     assert [each.code for each in ended] == [3, 3], [each.err for each in ended]
     assert "the last saved state is finite" in ended[0].err
     assert ended[1].err.startswith("error: worker 1: ")
+
+
+@slow
+@pytest.mark.parametrize(
+    ("more", "name", "values"),
+    [
+        ((("--epochs", "3"), ("--epochs", "+2")), "epochs", "3, not 4"),
+        (((), ("--epochs", "3")), "epochs", "2, not 3"),
+        (("001", "002"), "resume", "small-toy-001, not small-toy-002"),
+    ],
+)
+def test_workers_that_resume_with_other_options_are_told(
+    start, train, tmp_path, more, name, values
+):
+    for _ in range(2):
+        assert train("small", tmp_path, "--epochs", "2").code == 0
+    ports, running = free_ports(2), {}
+    for rank, own in enumerate(more):
+        number, options = (own, ()) if name == "resume" else ("001", own)
+        command = ("train", "--resume", tmp_path / f"small-toy-{number}", *options)
+        running |= start(*command, ranks=[rank], ports=ports)
+    ended = waited(running)
+    expected = f"the first worker has {name} = {values}: start all workers with the same options"
+    assert ended[1].err == f"error: worker 1: {expected}\n"
+    assert [each.code for each in ended] == [4, 2], [each.err for each in ended]
+    assert "worker 1 (127.0.0.1:" in ended[0].errors[0]
+
+
+@slow
+def test_a_worker_that_joins_a_new_run_with_another_number_of_epochs_is_told(start, tmp_path):
+    ports = free_ports(2)
+    running = start(*arguments("small", tmp_path), ranks=[0], ports=ports)
+    running |= start(*arguments("small", tmp_path, "--epochs", "9"), ranks=[1], ports=ports)
+    ended = waited(running)
+    expected = f"the first worker has epochs = {EPOCHS}, not 9: start all workers with the same"
+    assert expected in ended[1].err
+    assert [each.code for each in ended] == [4, 2], [each.err for each in ended]
+
+
+@slow
+def test_a_worker_that_resumes_another_run_than_the_new_one_is_told(start, train, tmp_path):
+    assert train("small", tmp_path, "--epochs", "2").code == 0
+    ports = free_ports(2)
+    running = start(*arguments("small", tmp_path), ranks=[0], ports=ports)
+    running |= start("train", "--resume", tmp_path / "small-toy-001", ranks=[1], ports=ports)
+    ended = waited(running)
+    assert "the first worker has resume = small-toy-002, not small-toy-001" in ended[1].err
+    assert [each.code for each in ended] == [4, 2], [each.err for each in ended]

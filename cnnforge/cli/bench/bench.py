@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # `cnnforge train`, which are images of digits.
 _MODEL_SHAPE = (28, 28, 1)
 _CLASSES = 10
+# Max number of classes in a message.
+_MAX_NAMED = 10
 # Images with several objects are larger.
 _DETECTOR_SHAPE = (128, 128, 1)
 
@@ -166,11 +168,12 @@ def _cases(
     if layer is not None:
         spec = plugins.layers[layer]
         if reference is not None:
-            reference = _imported(reference)
-        try:
-            spec = spec if reference is None else replace(spec, reference=reference)
-        except ValueError as error:
-            raise UsageError(f"--reference: {error}") from None
+            target = _target(reference)
+            try:
+                spec = replace(spec, reference=target)
+            except ValueError as error:
+                raise UsageError(f"--reference: {error}") from None
+            _check_defined(reference, target)
         cases = benchmarking.layer_cases(spec, shape, batch_size)
     else:
         cases, notes = benchmarking.every_layer(plugins.layers.values(), shape, batch_size)
@@ -181,7 +184,7 @@ def _cases(
     return cases, None
 
 
-def _imported(reference: str) -> str:
+def _target(reference: str) -> str:
     """Import the file of `FILE.py:CLASS`, and return `MODULE:CLASS`."""
     from cnnforge.errors import UsageError, one_line
     from cnnforge.plugin_host.discovery import import_file
@@ -193,6 +196,32 @@ def _imported(reference: str) -> str:
         return f"{import_file(Path(file)).__name__}:{name}"
     except (Exception, SystemExit) as error:
         raise UsageError(f"--reference {reference}: {one_line(error)}") from error
+
+
+def _check_defined(reference: str, target: str) -> None:
+    """Check that the module of `MODULE:CLASS` can be imported, and has the class."""
+    import importlib
+    from difflib import get_close_matches
+    from operator import attrgetter
+
+    from cnnforge.errors import UsageError, one_line
+
+    source, _, name = reference.rpartition(":")
+    module_name = target.partition(":")[0]
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--reference {reference}: {one_line(error)}") from error
+    try:
+        attrgetter(name)(module)
+    except AttributeError:
+        classes = {key for key, value in vars(module).items() if isinstance(value, type)}
+        own = {key for key in classes if getattr(module, key).__module__ == module_name}
+        # A package such as keras.layers has hundreds of classes of other modules.
+        found = sorted(own)[:_MAX_NAMED] or get_close_matches(name, classes)
+        has = f"it has {', '.join(found)}" if found else "it has no class of its own"
+        example = f"; write --reference {source}:{found[0]}" if found else ""
+        raise UsageError(f"--reference: {source} has no class {name}: {has}{example}") from None
 
 
 def _model_cases(

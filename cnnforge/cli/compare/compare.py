@@ -18,7 +18,7 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
-from cnnforge.utils.names import as_argument
+from cnnforge.utils.names import resume_command
 
 if TYPE_CHECKING:
     from cnnforge.comparing.comparison import Comparison
@@ -96,8 +96,8 @@ def _runs_of(named: Path) -> list[Path]:
     found = sorted(path for path in runs_in(folder) if (path / MODEL).is_file())
     if not found:
         raise UsageError(
-            f"no run in the folder {named} has a model yet: continue one with 'cnnforge train "
-            f"--resume {as_argument(runs_in(folder)[0])}'"
+            f"no run in the folder {named} has a model yet: continue one with "
+            f"{resume_command(runs_in(folder)[0])}"
         )
     return found
 

@@ -7,10 +7,17 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from cnnforge.data.folder import split_role
+
 _MAX_BYTES = 1 << 20
 # The number of files in a folder after which its content is clear.
 _MAX_FILES = 200
 _KEYS = re.compile(rb"^(?:train|val)\s*:", re.MULTILINE)
+# The two lists of COCO, and a key of their entries. A large list may be the only one at the start.
+_COCO = (
+    (re.compile(rb'"images"\s*:\s*\['), b'"file_name"'),
+    (re.compile(rb'"annotations"\s*:\s*\['), b'"bbox"'),
+)
 
 
 def boxes_reader(folder: str | os.PathLike[str]) -> str | None:
@@ -20,7 +27,8 @@ def boxes_reader(folder: str | os.PathLike[str]) -> str | None:
         folder: The folder.
 
     Returns:
-        `"coco"` if it or its folder `annotations` has .json files; `"yolo"` if it has a .yaml file
+        `"coco"` if its folder `annotations` has .json files, or it has a file of COCO and a folder
+        `images`, or its name ends in .coco.json; `"yolo"` if it has a .yaml file
         that names pictures, or folders `images` and `labels` with .txt files; `"voc"` if it has a
         folder `Annotations` with .xml files, or .xml files. Sub-folders that are splits are
         searched, too. Otherwise `None`.
@@ -35,7 +43,8 @@ def boxes_reader(folder: str | os.PathLike[str]) -> str | None:
 
 def _reader(folder: str) -> str | None:
     endings = {os.path.splitext(name)[1].lower() for name in _files(folder)}
-    if {".yaml", ".yml"} & endings and any(map(_names_pictures, _yaml_files(folder))):
+    yaml_files = _files_with(folder, ".yaml", ".yml")
+    if {".yaml", ".yml"} & endings and any(map(_names_pictures, yaml_files)):
         return "yolo"
     subfolders = {os.path.basename(path).lower(): path for path in _folders(folder)}
     below = {name: _endings_below(path) for name, path in subfolders.items() if name in _NAMES}
@@ -47,6 +56,10 @@ def _reader(folder: str) -> str | None:
         return "yolo"
     if any(name.lower().endswith(".coco.json") for name in _files(folder)):
         return "coco"
+    if "images" in subfolders and any(map(_is_coco, _files_with(folder, ".json"))):
+        # Other sub-folders of the images are classes.
+        splits = map(os.path.basename, _folders(subfolders["images"]))
+        return "coco" if all(map(split_role, splits)) else None
     return None
 
 
@@ -82,15 +95,24 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _yaml_files(folder: str) -> Iterator[str]:
+def _files_with(folder: str, *endings: str) -> Iterator[str]:
     for name in _files(folder):
-        if name.lower().endswith((".yaml", ".yml")):
+        if name.lower().endswith(endings):
             yield os.path.join(folder, name)
 
 
 def _names_pictures(path: str) -> bool:
+    return bool(_KEYS.search(_start(path)))
+
+
+def _is_coco(path: str) -> bool:
+    start = _start(path)
+    return any(key in start and bool(name.search(start)) for name, key in _COCO)
+
+
+def _start(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return bool(_KEYS.search(file.read(_MAX_BYTES)))
+            return file.read(_MAX_BYTES)
     except OSError:
-        return False
+        return b""

@@ -30,7 +30,7 @@ from cnnforge_plugins.datasets._columns import (
     class_name,
     key,
 )
-from cnnforge_plugins.datasets.shared.labels import ONE_CLASS
+from cnnforge_plugins.datasets.shared.labels import ONE_CLASS, note_of_test_part
 from cnnforge_plugins.datasets.shared.parquet_file import (
     Spool,
     features,
@@ -284,21 +284,27 @@ def in_parts(argument: str | None) -> PictureParts:
     where = printable(os.path.expanduser(argument or ""))
     options = DataOptions(purpose="prediction")
     parts: list[PicturePart] = []
-    rows = labelled = 0
+    notes: dict[str, None] = {}
+    rows = labelled = tests = 0
     skips_tests = any(shard.split == "train" for shard in shards)
     for shard in shards:
         columns = _content(shard, options)
         if columns is None or columns.split is not None:
             what = "names of pictures" if columns is None else "a column of splits"
             raise UsageError(f"{printable(shard.path)} has {what}: {_ALONE}")
+        notes.update(dict.fromkeys(columns.notes))
         with opened_parquet(shard.path) as file:
             labelled += _labelled(shard, file, columns)
             rows += file.metadata.num_rows
-            if not (skips_tests and shard.split == "test"):
+            if skips_tests and shard.split == "test":
+                tests += file.metadata.num_rows
+            else:
                 parts += _parts(shard, file, columns.image)
     if rows and labelled == rows:
         raise UsageError(f"the images of {where} have labels: {_ALONE}")
-    return PictureParts(f"parquet:{os.path.abspath(os.path.expanduser(argument or ''))}", parts)
+    name = f"parquet:{os.path.abspath(os.path.expanduser(argument or ''))}"
+    left_out = [note_of_test_part(tests)] if tests else []
+    return PictureParts(name, parts, (*notes, *left_out))
 
 
 def _labelled(shard: Shard, file: Any, columns: _Columns) -> int:

@@ -70,7 +70,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     the table need not have labels.
 
     Args:
-        argument: The path of the table.
+        argument: The path of the table, or of a folder with one .csv or .tsv file.
         options: Options of the dataset.
 
     Returns:
@@ -78,19 +78,39 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         which the table names the pictures, or those in a column of ids.
 
     Raises:
-        UsageError: If there is no such file.
+        UsageError: If there is no such file, or the folder has none or several.
         DataError: If the table does not name pictures, or none of them is found or readable, or a
             file is unreadable and the option `strict` is set.
     """
     if argument is None:
         raise UsageError("table needs a file: write table:FILE, for instance table:train.csv")
-    table = _opened(os.path.expanduser(argument))
+    path = os.path.expanduser(argument)
+    table = _opened(_table_in(path) if os.path.isdir(path) else path)
     if not names_pictures(table):
         raise DataError(
             f"{table.path} has no column with the names of pictures; if it has a "
             f"label and the pixels of an image in each row, write csv:{printable(argument)}"
         )
     return name_table(table, options)
+
+
+def _table_in(folder: str) -> str:
+    """Return the path of the one table in a folder."""
+    names = sorted(
+        name
+        for name in os.listdir(folder)
+        if name[0] != "." and name.lower().endswith((".csv", ".tsv"))
+    )
+    if len(names) == 1:
+        return os.path.join(folder, names[0])
+    shown = printable(folder)
+    if not names:
+        raise UsageError(f"the folder {shown} has no .csv or .tsv file: name a table, table:FILE")
+    files = ", ".join(map(printable, names[:4])) + (", ..." if len(names) > 4 else "")
+    raise UsageError(
+        f"the folder {shown} has {len(names)} tables ({files}): name one, for instance "
+        f"table:{printable(os.path.join(folder, names[0]))}"
+    )
 
 
 def _opened(path: str) -> Table:

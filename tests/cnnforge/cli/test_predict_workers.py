@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from cnnforge.cli import main
+from cnnforge.cli._trained import show_found
 from cnnforge.data import PicturePart, PictureParts
 from cnnforge.distributed import addresses
 from cnnforge.errors import DataError, PluginError, UsageError
@@ -66,10 +67,13 @@ def test_data_that_cannot_be_read_in_parts() -> None:
 
 
 def parts(argument: str | None) -> Any:
-    return PictureParts("toy", [PicturePart(3, list)]) if argument else None  # pyright: ignore
+    toy = PictureParts("toy", [PicturePart(3, list)], ["two are left out"])  # pyright: ignore
+    return toy if argument else None
 
 
-def test_a_plugin_divides_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_divides_its_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = DatasetSpec(name="toy", target="x:load", summary="", in_parts="x:parts")
     monkeypatch.setattr(
         "cnnforge.prediction.part_inputs.find_dataset", lambda text, _: (spec, text)
@@ -77,6 +81,8 @@ def test_a_plugin_divides_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DatasetSpec, "resolve", lambda *_: parts)
     inputs = open_parts("a", discover().datasets)
     assert (len(inputs), inputs.ids, dict(inputs.class_ids)) == (3, None, {})
+    show_found([inputs])
+    assert capsys.readouterr().err.splitlines()[1:] == ["note: two are left out"]
     with pytest.raises(UsageError, match="cannot be drawn or shown: leave out --workers"):
         inputs.picture(0)
     with pytest.raises(DataError, match="returned a NoneType: its plugin must return a"):

@@ -11,6 +11,7 @@ from cnnforge.distributed.machines import Place, scratch, share
 from cnnforge.distributed.ray_train import RayTrain
 from cnnforge.distributed.supervisor import WorkerDied, supervise
 from cnnforge.errors import CnnforgeError, RunError
+from cnnforge.utils.names import resume_command
 
 RUN = "runs/lenet-001"
 
@@ -119,9 +120,16 @@ def test_a_worker_that_never_began_is_waited_for(training: RayTrain) -> None:
 
 def test_lines_name_the_command_with_its_workers(training: RayTrain) -> None:
     training.run, training.address = Path(RUN), "auto"
-    line = f"the time limit is reached; go on with 'cnnforge train --resume {RUN}'"
+    line = f"the time limit is reached; go on with {resume_command(RUN)}"
     training._answer({"rank": 0, "line": line, "stream": "err"})
     assert training.shown == [(line[:-1] + " --workers 2 --address auto'", "err")]
+    # The command has an option, and another line names another run.
+    for line in (resume_command(RUN, "--cache"), resume_command(f"{RUN}-2")):
+        training._answer({"rank": 0, "line": line, "stream": "err"})
+    assert [line for line, _ in training.shown[1:]] == [
+        f"'cnnforge train --resume {RUN} --workers 2 --address auto --cache'",
+        resume_command(f"{RUN}-2"),
+    ]
 
 
 def test_a_machine_without_the_data_is_named(training: RayTrain) -> None:

@@ -4,7 +4,15 @@ import unicodedata
 
 import pytest
 
-from cnnforge.utils.names import as_argument, escaped, normal_name, printable, unescaped
+from cnnforge.utils.names import (
+    as_argument,
+    escaped,
+    from_its_weights,
+    normal_name,
+    printable,
+    resume_command,
+    unescaped,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +81,18 @@ def test_an_argument_of_a_command_can_be_copied(path):
         path,
         "--cache",
     ]
+
+
+def test_a_command_continues_a_run() -> None:
+    assert resume_command("runs/a") == "'cnnforge train --resume runs/a'"
+    assert resume_command("runs/a", "--cache") == "'cnnforge train --resume runs/a --cache'"
+
+
+def test_a_clause_names_the_weights() -> None:
+    expected = "for a new run from its weights use --init-from runs/a"
+    assert from_its_weights("runs/a") == expected
+
+
+def test_a_path_with_a_blank_is_one_argument() -> None:
+    assert "--init-from 'my run'" in from_its_weights("my run")
+    assert "--resume 'my run' --cache" in resume_command("my run", "--cache")

@@ -288,9 +288,9 @@ def test_parts_have_the_images_of_the_dataset_in_order(tmp_path, monkeypatch):
     (tmp_path / "near.png").write_bytes(png(99))
     write(tmp_path / "a.parquet", {"image": cells}, row_group_size=2)
     write(tmp_path / "b.parquet", {"image": [png(n) for n in range(8)]}, row_group_size=8)
-    name, parts = in_parts(str(tmp_path))
+    name, parts, notes = in_parts(str(tmp_path))
     dataset = opened(tmp_path, "prediction")
-    assert name == dataset.name
+    assert (name, notes) == (dataset.name, ())
     assert [part.images for part in parts] == [6, 6, 1, 8]
     found = list(names_and_reasons(parts))
     assert [path for path, reason in found if reason is None] == list(dataset.train.names)
@@ -298,9 +298,15 @@ def test_parts_have_the_images_of_the_dataset_in_order(tmp_path, monkeypatch):
 
 
 def test_parts_leave_out_the_test_split_as_the_dataset_does(tmp_path):
-    write(tmp_path / "train-0.parquet", {"image": images(3)})
-    write(tmp_path / "test-0.parquet", {"image": images(2, 20)})
-    _, parts = in_parts(str(tmp_path / "t*.parquet"))
+    columns = {"image": images(3), "thumbnail": images(3)}
+    write(tmp_path / "train-0.parquet", columns)
+    write(tmp_path / "test-0.parquet", {name: cells[:2] for name, cells in columns.items()})
+    _, parts, notes = in_parts(str(tmp_path / "t*.parquet"))
+    assert notes == opened(tmp_path / "t*.parquet", "prediction").notes
+    assert notes == (
+        "images are read from 'image', not from 'thumbnail'",
+        "images of the test part that are left out: 2",
+    )
     names = [path for path, _ in names_and_reasons(parts)]
     assert names == list(opened(tmp_path / "t*.parquet", "prediction").train.names)
     assert len(names) == 3

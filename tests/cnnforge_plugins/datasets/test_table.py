@@ -242,3 +242,18 @@ def test_a_name_may_have_another_unicode_form_on_disk(tmp_path, in_table, on_dis
     dataset = load(path, DataOptions(purpose="evaluation"))
     assert numbers_of(dataset.train) == list(NUMBERS)
     assert all(name.endswith(disk(n)) for n, name in zip(NUMBERS, dataset.train.names, strict=True))
+
+
+def test_a_folder_stands_for_its_table(tmp_path):
+    path = write(tmp_path, "id,label", lambda n: f"{n},{kind(n)}", ["images/{}.png"])
+    dataset = load(str(tmp_path), DataOptions(purpose="evaluation"))
+    assert dataset.name == load(path, DataOptions(purpose="evaluation")).name
+    assert numbers_of(dataset.train) == list(NUMBERS)
+    (tmp_path / "test.csv").write_text("id\n1\n")
+    message = (
+        rf"{tmp_path} has 2 tables \(test.csv, train.csv\): name one, for instance table:{tmp_path}"
+    )
+    with pytest.raises(UsageError, match=message):
+        load(str(tmp_path), DataOptions())
+    with pytest.raises(UsageError, match=r"images has no .csv or .tsv file: name a table, table:"):
+        load(str(tmp_path / "images"), DataOptions())

@@ -274,6 +274,14 @@ def test_a_reference_in_a_file(write_plugin, capsys, tmp_path):
     assert {case["reference"] for case in result["cases"]} == {"Own"}
     assert main([*arguments, "--reference", f"{tmp_path}/missing.py:Own"]) == 2
     assert f"missing.py:Own: there is no file {tmp_path}/missing.py" in capsys.readouterr().err
+    assert main([*arguments, "--reference", f"{file}:Nope"]) == 2
+    advice = f"it has Own; write --reference {file}:Own"
+    expected = f"error: --reference: {file} has no class Nope: {advice}\n"
+    assert capsys.readouterr().err == expected
+    file = tmp_path / "bench_own_nothing.py"
+    file.write_text("from keras import Layer")
+    assert main([*arguments, "--reference", f"{file}:Own"]) == 2
+    assert f"{file} has no class Own: it has no class of its own\n" in capsys.readouterr().err
     file = tmp_path / "bench_own_error.py"
     file.write_text("1 / 0")
     assert main([*arguments, "--reference", f"{file}:Own"]) == 2
@@ -306,7 +314,14 @@ def test_three_rounds_give_no_verdict(write_plugin, capsys, tmp_path):
     [
         (["--reference", "keras.layers:Dense"], "--reference needs the name of a layer"),
         (["own", "--reference", "Dense"], "--reference: "),
-        (["own", "--reference", "nowhere:Dense"], "nowhere:Dense"),
+        (
+            ["own", "--reference", "nowhere:Dense"],
+            "error: --reference nowhere:Dense: ModuleNotFoundError: No module named 'nowhere'\n",
+        ),
+        (
+            ["own", "--reference", "keras.layers:Conv2d"],
+            "error: --reference: keras.layers has no class Conv2d: it has Conv2D, ",
+        ),
     ],
 )
 def test_a_reference_that_is_wrong(write_plugin, capsys, arguments, message):

@@ -271,6 +271,14 @@ def test_convert_keeps_pictures_splits_and_boxes(with_splits, tmp_path, capsys, 
     assert f"{kind}:{place}: 9 images" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
+def test_a_bare_folder_without_splits_is_recognised(data, tmp_path, capsys, kind):
+    assert main(["data", "convert", str(data), f"{kind}:{tmp_path / 'out'}"]) == 0
+    capsys.readouterr()
+    assert main(["data", "check", str(tmp_path / "out")]) in (0, 1)
+    assert capsys.readouterr().out.startswith(f"{kind}:{tmp_path / 'out'}: ")
+
+
 def test_ids_of_images_are_kept(data, tmp_path):
     def other_ids(document):
         for entry in document["images"]:

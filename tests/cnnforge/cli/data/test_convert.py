@@ -87,6 +87,8 @@ def test_data_without_splits(kind, tmp_path):
     assert main(["data", "convert", str(data), target_of(kind, tmp_path)]) == 0
     after = opened(reference_of(kind, tmp_path))
     assert content(after) == content(opened(str(data)))
+    # The bare folder is recognised.
+    assert opened(str(tmp_path / "out")).name == after.name
 
 
 @pytest.mark.parametrize("kind", ARRAYS)

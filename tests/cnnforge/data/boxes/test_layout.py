@@ -6,6 +6,14 @@ from boxes import write_pictures
 from cnnforge.data.boxes.layout import boxes_reader
 from cnnforge.data.references import parse, path_reader
 
+TEXTS = {
+    "data.yaml": "train: images\n",
+    "my.yaml": "train: images\n",
+    "annotations.json": '{"images": [{"id": 1, "file_name": "0.png"}], "annotations": []}',
+    "result.json": '{"annotations" : [{"bbox": [0, 0, 1, 1]}, ',
+    "other.json": '{"images": [{"url": "0.png"}], "bbox": "none"}',
+}
+
 
 def tree(folder, *paths):
     for path in paths:
@@ -14,7 +22,7 @@ def tree(folder, *paths):
         if path.endswith(".png"):
             write_pictures(place.parent, 1)
         else:
-            place.write_text("train: images\n" if path.endswith(".yaml") else "x")
+            place.write_text(TEXTS.get(place.name, "x"))
     return folder
 
 
@@ -37,6 +45,12 @@ def tree(folder, *paths):
         (["images/0.png", "labels/readme.md"], None),
         (["train/cat/0.png", "annotations.csv"], None),
         ([".hidden/data.yaml", "cat/0.png"], None),
+        (["annotations.json", "images/0.png"], "coco"),
+        (["result.json", "images/train/0.png", "images/val/0.png"], "coco"),
+        (["train/result.json", "train/images/0.png"], "coco"),
+        (["annotations.json", "images/cat/0.png", "images/dog/0.png"], None),
+        (["annotations.json", "cat/0.png", "dog/0.png"], None),
+        (["other.json", "images/0.png"], None),
         ([], None),
     ],
 )
@@ -50,6 +64,23 @@ def test_a_yaml_file_of_something_else(tmp_path):
     folder = tree(tmp_path, "cat/0.png")
     (folder / "config.yaml").write_text("learning_rate: 1\n")
     assert path_reader(folder) == "images"
+
+
+@pytest.mark.parametrize(
+    ("paths", "reader"),
+    [
+        (["labels.csv", "images/0.png"], "table"),
+        (["train.TSV", "Images/0.png", ".hidden/x", "readme.txt"], "table"),
+        (["labels.csv", "images/cat/0.png", "images/dog/0.png"], "images"),
+        (["labels.csv", "cat/0.png"], "images"),
+        (["labels.csv", "images/0.png", "cat/0.png"], "images"),
+        (["train.csv", "test.csv", "images/0.png"], "images"),
+        (["labels.csv", "images/readme.txt"], "images"),
+        (["labels.csv", "images/0.png", "labels/0.txt"], "yolo"),
+    ],
+)
+def test_a_folder_with_a_table(tmp_path, paths, reader):
+    assert path_reader(tree(tmp_path, *paths)) == reader
 
 
 def test_files(tmp_path):
