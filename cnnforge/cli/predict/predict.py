@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -26,11 +26,14 @@ from cnnforge.cli.predict.spread import Spread
 from cnnforge.cli.workers.options import AddressOption, StartupTimeoutOption, WorkersOption
 
 if TYPE_CHECKING:
+    from cnnforge.cli._render import ProgressDisplay
     from cnnforge.prediction.inputs import Inputs
     from cnnforge.tasks import Row, Task
 
 _MAX_SHOWN = 40
 _MAX_UNREAD = 5
+# Number of images between two updates of the progress bar.
+_STEP = 16
 _FORMATS = (".csv", ".json")
 
 
@@ -171,12 +174,16 @@ def predict(
         )
     else:
         predicting = spread.predicting(trained, run, options, kernels, plugin, trust_model)
-    with predicting as predicted:
-        for part in found:
-            rows.extend(predicted(part, None if limit is None else limit - len(rows)))
-            ends.append(len(rows))
     from cnnforge.cli import _render
     from cnnforge.errors import RunError
+
+    total = sum(map(len, found))
+    with predicting as predicted, _render.progress() as display:
+        display.start("images", total if limit is None else min(limit, total))
+        for part in found:
+            left = None if limit is None else limit - len(rows)
+            rows.extend(_counted(predicted(part, left), display))
+            ends.append(len(rows))
 
     def parts() -> list[tuple[Inputs, list[Row]]]:
         # Unpacked only if they are needed.
@@ -217,6 +224,15 @@ def predict(
             if failed == 1
             else f"none of the {failed} images could be read"
         )
+
+
+def _counted(rows: Iterable[Row], display: ProgressDisplay) -> Iterator[Row]:
+    """Yield rows, and advance a progress bar."""
+    for number, row in enumerate(rows, 1):
+        yield row
+        # An update takes as long as the prediction of a small image.
+        if number % _STEP == 0:
+            display.advance(_STEP)
 
 
 def _check_output(output: Path | None, submission: Path | None) -> None:

@@ -12,6 +12,7 @@ from pictures import write_classes
 from cnnforge.callbacks import EpochMetrics
 from cnnforge.cli import _render, main
 from cnnforge.cli._training import _Progress
+from cnnforge.cli.predict import predict
 from cnnforge.tasks.classification.task import Classification
 from cnnforge.training import BatchesDone, EpochBegun, EpochEnded
 
@@ -60,6 +61,17 @@ def test_predict_shows_pictures(run: Path, data: Path, capsys: Any) -> None:
     assert len(captions) == 2
     assert re.match(r"\.\..*photos/cat/0.png  +\.\..*photos/cat/1.png", lines[8])
     assert any(line.split()[-2:] == ["next", "best"] for line in lines)
+
+
+def test_predict_shows_its_progress(
+    run: Path, data: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    monkeypatch.setattr(predict, "_STEP", 3)
+    monkeypatch.setattr(_render.ProgressDisplay, "advance", lambda self, count: steps.append(count))
+    assert main(["predict", str(run), str(data / "cat"), str(data / "dog"), "--limit", "14"]) == 0
+    assert steps == [3, 3, 3, 3]
+    assert re.search(r"images.* 0/14 ", " ".join(plain(capsys.readouterr().err)))
 
 
 def test_true_colors(run: Path, data: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
