@@ -67,7 +67,7 @@ def tar_file(draw: Draw, content: bytes) -> bytes:
             # A name is too long for the form.
             except ValueError:
                 info.name = info.name[-90:]
-                info.linkname = info.linkname[-90:]
+                info.linkname, info.mtime = info.linkname[-90:], 0
                 archive.addfile(info, io.BytesIO(inner))
     return file.getvalue()
 
@@ -120,7 +120,13 @@ def cifar_file(draw: Draw, content: bytes) -> bytes:
     names = [*cifar.CIFAR10.train, cifar.CIFAR10.test]
     members = []
     for name in draw(st.permutations(names)) if draw(st.booleans()) else names:
-        labels = draw(st.lists(st.sampled_from((0, 1, 9, 10, 255)), min_size=draw(st.sampled_from((1, 1, 1, 1, 0))), max_size=2))
+        labels = draw(
+            st.lists(
+                st.sampled_from((0, 1, 9, 10, 255)),
+                min_size=draw(st.sampled_from((1, 1, 1, 1, 0))),
+                max_size=2,
+            )
+        )
         rows = b"".join(bytes([each]) + bytes([each]) * 3072 for each in labels)
         members.append((f"cifar/{name}", rows))
     texts = st.lists(TEXTS, max_size=11).map("\n".join) | st.just("\n".join("abcdefghij"))
@@ -250,9 +256,10 @@ def _pictures(draw: Draw, rows: int) -> Any:
     form = draw(st.sampled_from(("struct", "bytes", "large", "list", "view", "numbers")))
     values = [draw(contents) for _ in range(rows)]
     if form == "struct":
-        path = draw(st.sampled_from((None, "0.png", "", "/etc/passwd", "é")))
+        path = draw(st.sampled_from((None, "0.png", "", "/etc/passwd", "é", "\0", b"0.png", 1)))
+        kind = pa.binary() if isinstance(path, bytes) else pa.int8() if path == 1 else pa.string()
         return pa.array([None if each == b"x" else {"bytes": each, "path": path} for each in values],
-                        pa.struct([("bytes", pa.binary()), ("path", pa.string())]))  # fmt: skip
+                        pa.struct([("bytes", pa.binary()), ("path", kind)]))  # fmt: skip
     if form == "list":
         return pa.array(
             [None if each is None else [each] for each in values], pa.list_(pa.binary())

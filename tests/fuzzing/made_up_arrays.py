@@ -70,9 +70,9 @@ def _filled(seed: np.ndarray, value: Any) -> np.ndarray:
         return np.full(seed.shape, value)
 
 
-def npy_file(draw: Draw, content: bytes | np.ndarray) -> bytes:
+def npy_file(draw: Draw, content: bytes) -> bytes:
     """Return a `.npy` file with an array like that of another one."""
-    seed = np.load(io.BytesIO(content)) if isinstance(content, bytes) else content
+    seed = np.load(io.BytesIO(content), allow_pickle=True)
     made, file = array(draw, seed), io.BytesIO()
     version = draw(st.sampled_from((None, (1, 0), (2, 0), (3, 0))))
     try:
