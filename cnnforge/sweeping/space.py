@@ -149,8 +149,8 @@ def parse_dimension(key: str, value: Any, source: str) -> Dimension:
     choices = list(dict.fromkeys(_choice(name, part, source) for part in parts))
     if len(choices) < 2:
         raise UsageError(
-            f"{source}: {key} has one value, {printable(_shown(choices[0]))}: give two or more, or set it "
-            "outside of the space, in a file for --config"
+            f"{source}: {key} has one value, {printable(_shown(choices[0]))}: give two or "
+            "more, or set it outside of the space, in a file for --config"
         )
     return Dimension(name, tuple(choices))
 
@@ -207,11 +207,11 @@ def _range(name: str, text: str, source: str) -> Dimension:
     first, _, second = text.partition("..")
     low, high = (_number(name, part, source) for part in (first, second))
     if not low < high:
+        shown = f"the range {printable(text)} of {name}"
         raise UsageError(
-            f"{source}: the range {printable(text)} of {name} is empty: write the lower end first, such as "
-            f"{high:g}..{low:g}"
+            f"{source}: {shown} is empty: write the lower end first, such as {high:g}..{low:g}"
             if low > high
-            else f"{source}: the range {printable(text)} of {name} has one value: write two different ends"
+            else f"{source}: {shown} has one value: write two different ends"
         )
     return Dimension(name, (), low, high, low > 0 and high / low > _LOG_FACTOR)
 

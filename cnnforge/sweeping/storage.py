@@ -173,8 +173,9 @@ def _check_same(folder: Path, described: Mapping[str, Any]) -> None:
         if values[0] != values[1]:
             own, other = ("left out" if each is None else printable(str(each)) for each in values)
             raise UsageError(
-                f"{folder} has another sweep, in which {printable(name)} is {own}, and now {other}: type the "
-                "command of that sweep to continue it, or name another folder with --output"
+                f"{folder} has another sweep, in which {printable(name)} is {own}, and now "
+                f"{other}: type the command of that sweep to continue it, or name another folder "
+                "with --output"
             )
 
 

@@ -361,7 +361,7 @@ def _label(shown: str, row: int, value: Any, classes: Sequence[str]) -> str | No
         value = int(value)
     if not isinstance(value, int) or not 0 <= value < len(classes):
         raise DataError(
-            f"{shown} has the label {printable(str(value))} in row {row}, and its schema has {len(classes)} "
-            f"classes: expected a number from 0 to {len(classes) - 1}"
+            f"{shown} has the label {printable(str(value))} in row {row}, and its schema has "
+            f"{len(classes)} classes: expected a number from 0 to {len(classes) - 1}"
         )
     return str(classes[value])
