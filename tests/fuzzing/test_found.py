@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def npy(description: str, data: bytes = b"") -> bytes:
 
 def about(kind: str, shape: tuple[int, ...]) -> str:
     return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}"
+
+
+def saved(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 IMAGES = npy(about("|u1", (4, 4, 4)), bytes(64))
@@ -112,11 +119,17 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
      "'images.npy' has 4.04 GB in a file of"),
     ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03\0\0\0"),
      r"is damaged: its header gives the shape \(\)"),
+    ("idx", "train-images-idx4-ubyte", constant(b"\0\0\x08\x04" + struct.pack(">IIII", 12, 0, 4, 3)),
+     "has images of 0x4 pixels"),
+    ("npz", "data.npz", constant(saved(images=np.zeros((0, 4, 4), "<i2,<M8[s]"), labels=np.zeros(0))),
+     "images has the dtype .*: expected uint8"),
     # The buffer for what the header promises.
     ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03" + struct.pack(">III", 4000, 2000, 2000)),
      "expected 16000000000 bytes .* got only 0"),
     ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03" + struct.pack(">III", 2**31, 0, 4)),
      "its header gives the shape"),
+    # NumPy took the number from memory behind its table of digits, or the process crashed.
+    ("csv", "data.csv", in_text(b"\n0,95,", "\n0,\U0010ffff95,".encode()), "is not a number"),
     # Rows of different lengths, with several columns of labels.
     ("csv", "data.csv", constant(b"label,pixel0,pixel1,label,pixel2,pixel3,label\n" + b"0,1,2,0,4,5,0\n1,1,2\n" * 4),
      "data.csv"),
@@ -130,6 +143,10 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("space", "space.toml", constant(b"epochs = " + DEEP), "is not TOML: it is nested too deeply"),
     ("space", "space.toml", constant(b"dropout = [1, " + b"1" + b"0" * 400 + b"]"),
      "is not TOML: a whole number has more than 64 bits"),
+    ("space", "space.toml", constant(b'augment = [1, "flip"]'), "must be a text or a list, got 1"),
+    ("space", "space.toml", constant(b'optimizer = ["\\n", "sgd"]'), r"optimizer=\\n,sgd: optimizer must be"),
+    ("space", "space.toml", constant(b'optimizer = ["\\n"]'), r"has one value, \\n: give"),
+    ("space", "space.toml", constant(b'learning_rate = "1..1\\n"'), r"the range 1..1\\n of"),
     ("config", "options.toml", constant(b"epochs = " + DEEP), "is not TOML: it is nested too deeply"),
     ("config", "options.toml", constant(b"learning_rate = 1" + b"0" * 400), "more than 64 bits"),
     ("config", "options.toml", constant(b"epochs = 0x" + b"f" * 5000), "more than 64 bits"),
@@ -159,6 +176,9 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("opened", "plugins.json", in_json(0, value={**LOST, "distribution": None, "source": "\n"}),
      r"name it with --plugin '\\n'$"),
     ("sweep", "sweep.json", in_json("prune", value="\n"), r"in which prune is \\n, and now True"),
+    ("sweep", "sweep.json", in_json("options", "\n", value=1), r"in which \\n is 1, and now left out"),
+    ("sweep", "journal.log", in_text(b'"directions":[2]', b'"directions":[]'), "is not maximize"),
+    ("sweep", "journal.log", in_text(b'"directions":[2]', b'"directions":[1]'), "is not maximize"),
     ("sweep", "journal.log", in_text(b'"values":[0.0]', b'"values":[1' + b"0" * 400 + b"]"),
      r"trial 0 has the value '1000"),
     ("sweep", "journal.log", in_text(b'"values":[0.0]', b'"values":["a"]'),
@@ -191,6 +211,7 @@ def test_refused_with_one_line(
 READ: Sequence[tuple[str, str, Change]] = [
     ("voc", "Annotations/0.xml", in_text(b"<width>5", b"<width>1e999")),
     ("coco", "annotations/instances_train.json", in_json("images", 0, "width", value=10**30)),
+    ("npz", "data.npz", constant(saved(images=np.zeros((4, 5, 6), np.uint8, order="F"), labels=np.arange(4) % 2))),
     ("tar", "classnames.txt", constant(b"1.0\n2.0\n")),
     ("choices", "choices.json", in_json("choices", "ab", "shape", value=[float("inf")])),
     ("choices", "choices.json", constant(DEEP)),
@@ -223,6 +244,42 @@ def test_texts_of_a_parquet_file_that_are_not_utf_8(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"x", b"y"], "label": texts}), tmp_path / "data.parquet")
     with pytest.raises(CnnforgeError, match=r"is damaged \('utf-8' codec can't decode"):
         READERS["parquet"].read(tmp_path, 1)
+
+
+def test_several_columns_of_one_name_in_a_parquet_file(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    columns = [pa.array([b"x", b"y"]), pa.array([0, 1]), pa.array([0, 1])]
+    pq.write_table(pa.table(columns, ["image", "label", "label"]), tmp_path / "data.parquet")
+    with pytest.raises(CnnforgeError, match="several columns of the name 'label': rename"):
+        READERS["parquet"].read(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [(b"a", "b'a'"), (timedelta(1), "1 day"), (0.5, "0.5"), (float("nan"), "nan")],
+)
+def test_labels_of_a_parquet_file_that_are_not_numbers_of_classes(
+    label: object, shown: str, tmp_path: Path
+) -> None:
+    _write_labels(tmp_path, [label, label])
+    with pytest.raises(CnnforgeError, match=f"has the label {shown}.* in row 0.*from 0 to 1"):
+        READERS["parquet"].read(tmp_path, 1)
+
+
+def test_labels_of_a_parquet_file_that_are_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    _write_labels(tmp_path, [0.0, 1.0, -1.0, None] * 2)
+    READERS["parquet"].read(tmp_path, 2)
+
+
+def _write_labels(folder: Path, labels: Sequence[object]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    about = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    picture = READERS["parquet"].seeds[0]["0.png"]
+    table = pa.table({"image": [{"bytes": picture, "path": 1}] * len(labels), "label": labels})
+    text = json.dumps({"info": {"features": about}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), folder / "data.parquet")
 
 
 def test_a_message_about_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
