@@ -267,6 +267,14 @@ def test_labels_of_a_parquet_file_that_are_not_numbers_of_classes(
         READERS["parquet"].read(tmp_path, 1)
 
 
+def test_a_label_of_a_parquet_file_that_is_not_a_class_of_its_schema(tmp_path: Path) -> None:
+    _write_labels(tmp_path, ["cat", "bird"])
+    with pytest.raises(
+        CnnforgeError, match="the label 'bird' in row 1, .* expected one of cat, dog"
+    ):
+        READERS["parquet"].read(tmp_path, 1)
+
+
 def test_labels_of_a_parquet_file_that_are_whole_numbers_with_a_point(tmp_path: Path) -> None:
     _write_labels(tmp_path, [0.0, 1.0, -1.0, None] * 2)
     READERS["parquet"].read(tmp_path, 2)

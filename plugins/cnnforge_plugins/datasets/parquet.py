@@ -353,7 +353,14 @@ def _label(shown: str, row: int, value: Any, classes: Sequence[str]) -> str | No
     if not classes:
         return class_name(str(value))
     if isinstance(value, str):
-        return normal_name(value)
+        name = normal_name(value)
+        if name not in classes:
+            some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+            raise DataError(
+                f"{shown} has the label {name!r} in row {row}, which is not a class of its schema: "
+                f"expected one of {some}"
+            )
+        return name
     # Hugging Face writes -1 for data without labels.
     if value == -1:
         return None
