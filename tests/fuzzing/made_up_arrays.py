@@ -141,14 +141,15 @@ _IDX_KINDS = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 def idx_file(draw: Draw, content: bytes) -> bytes:
-    """Return an IDX file of any kind and shape."""
+    """Return an IDX file of any kind and shape, or with the kind or a part of the shape of another."""
     code = draw(st.sampled_from((8, 8, *_IDX_KINDS)))
     sides = st.integers(0, 6) | st.just(12)
-    shape = tuple(draw(st.lists(sides, max_size=5)))
-    if draw(st.booleans()):
-        # The shape of the other file, but for one side.
-        own = struct.unpack_from(f">{content[3]}I", content, 4)
-        at = draw(st.integers(0, len(own) - 1))
+    own = struct.unpack_from(f">{content[3]}I", content, 4)
+    form = draw(st.sampled_from(("same", "side", "any")))
+    shape = own if form == "same" else tuple(draw(st.lists(sides, max_size=5)))
+    if form == "side":
+        # The number of images stays more often, which must be that of the labels.
+        at = draw(st.integers(min(1, len(own) - 1), len(own) - 1) | st.just(0))
         shape = (*own[:at], draw(sides), *own[at + 1 :])
     numbers = np.arange(int(np.prod(shape, dtype=np.int64))) % draw(st.sampled_from((2, 3, 256)))
     kind = np.dtype(_IDX_KINDS[code])

@@ -241,7 +241,10 @@ def _change_column(draw: Draw, rows: list[list[str]]) -> None:
 def words_file(draw: Draw, content: bytes) -> bytes:
     """Return lines of words and numbers like others."""
     rows = [line.split() for line in content.decode().splitlines()]
-    rows = draw(like(rows)) if rows else [[draw(TEXTS)]]
+    if draw(st.integers(0, 2)):
+        rows = draw(like(rows)) if rows else [[draw(TEXTS)]]
+    else:
+        rows = _matrix(draw, len(rows))
     end = draw(st.sampled_from(("\n", "\n", "\r\n", "\r")))
     separator = draw(st.sampled_from((" ", " ", "  ", "\t", ", ")))
     rows = [
@@ -249,6 +252,20 @@ def words_file(draw: Draw, content: bytes) -> bytes:
         for row in (rows if isinstance(rows, list) else [rows])
     ]
     return _encoded(draw, end.join(separator.join(map(str, row)) for row in rows), _ENCODINGS)
+
+
+def _matrix(draw: Draw, rows: int) -> list[list[Any]]:
+    """Return rows of numbers, which are often as many as in a file, and often in a square."""
+    numbers = st.sampled_from(
+        (
+            *(st.integers(-1000, 1000), st.floats(0, 1).map(lambda each: round(each, 4))),
+            *(st.fractions(-1, 1, max_denominator=10_000), NUMBERS),
+        )
+    )
+    numbers = draw(numbers)
+    height = draw(st.sampled_from((rows, rows, 1, 2, 3, 5, 7)))
+    width = draw(st.sampled_from((height, height, 1, 4, 5, 6, 9)))
+    return [[draw(numbers) for _ in range(width)] for _ in range(height)]
 
 
 _XML_TEXTS = st.text(

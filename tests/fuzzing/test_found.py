@@ -270,7 +270,7 @@ def test_labels_of_a_parquet_file_that_are_not_numbers_of_classes(
 def test_a_label_of_a_parquet_file_that_is_not_a_class_of_its_schema(tmp_path: Path) -> None:
     _write_labels(tmp_path, ["cat", "bird"])
     with pytest.raises(
-        CnnforgeError, match="the label 'bird' in row 1, .* expected one of cat, dog"
+        CnnforgeError, match=r"the label 'bird' in row 1, .* expected one of cat, dog"
     ):
         READERS["parquet"].read(tmp_path, 1)
 
