@@ -280,6 +280,20 @@ def test_labels_of_a_parquet_file_that_are_whole_numbers_with_a_point(tmp_path: 
     READERS["parquet"].read(tmp_path, 2)
 
 
+@pytest.mark.parametrize("rows", [[None] * 1_000_001, [bytes(300 << 20)]], ids=["rows", "bytes"])
+def test_a_small_parquet_file_that_would_fill_the_memory(
+    rows: Sequence[object], tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"image": pa.array(rows, pa.binary()), "label": [0] * len(rows)})
+    pq.write_table(table, tmp_path / "data.parquet", compression="zstd")
+    with pytest.raises(
+        CnnforgeError, match=r"rows and \d.* of values in \d+ bytes, and would fill"
+    ):
+        READERS["parquet"].read(tmp_path, 1)
+
+
 def _write_labels(folder: Path, labels: Sequence[object]) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
