@@ -7,6 +7,7 @@ the library of their format, so that a reader gets far; and hypothesis makes a f
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 
 import made_up_archives as archives
@@ -69,4 +70,7 @@ def made_up(draw: Draw, name: str, content: bytes) -> bytes:
     """
     endings = os.path.splitext(name)[1], name, name[-8:], name[-5:]
     form = next((_FORMS[each] for each in endings if each in _FORMS), picture_file)
-    return form(draw, content)
+    with warnings.catch_warnings():
+        # Libraries warn about odd values.
+        warnings.simplefilter("ignore")
+        return form(draw, content)

@@ -13,7 +13,7 @@ from fuzz_targets import TARGETS
 from hypothesis import HealthCheck, Phase, given, settings
 from made_up import cases
 
-INPUTS = int(os.environ.get("CNNFORGE_FUZZ_INPUTS", "60"))
+INPUTS = int(os.environ.get("CNNFORGE_FUZZ_INPUTS", "100"))
 # Keras takes longer with each file.
 _FEWER = {"keras": 10}
 
