@@ -38,9 +38,14 @@ _PAX = st.dictionaries(
             "hdrcharset",
             "SCHILY.xattr.a",
             "GNU.sparse.name",
+            "GNU.sparse.size",
+            "GNU.sparse.map",
+            "GNU.sparse.major",
+            "GNU.sparse.minor",
+            "size",
         )
     ),
-    st.sampled_from(("1", "1.5", "-1", "x", "a/b.png", "é", "BINARY", "9" * 30, "")),
+    st.sampled_from(("1", "1.5", "-1", "x", "a/b.png", "é", "BINARY", "9" * 30, "", "0,1", "7")),
     max_size=2,
 )
 
