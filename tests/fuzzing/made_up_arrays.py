@@ -58,7 +58,7 @@ def array(draw: Draw, seed: np.ndarray) -> np.ndarray:
 def _as_kind(seed: np.ndarray, kind: np.dtype) -> np.ndarray:
     try:
         return seed.astype(kind)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RuntimeError):
         return np.zeros(seed.shape, kind)
 
 
