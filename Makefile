@@ -212,7 +212,7 @@ fuzz: $(TEST_INSTALLED)
 
 # Files that hypothesis makes up. READER: one reader, all by default.
 fuzz-made-up: $(TEST_INSTALLED)
-	CNNFORGE_FUZZ_INPUTS=$(or $(INPUTS),5000) nice -n 19 $(PYTEST) \
+	CNNFORGE_FUZZ_INPUTS=$(or $(INPUTS),5000) nice -n 19 $(PYTEST) --dist load \
 		tests/fuzzing/test_made_up.py $(if $(READER),-k "[$(READER)]")
 
 $(ATHERIS)/.installed: | $(TEST_INSTALLED)
