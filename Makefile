@@ -61,7 +61,7 @@ EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
 .PHONY: help demo test suite test-fast test-torch test-annotated test-pages test-export pictures mutants cases \
-	compare-seeds sweep-kills test-slow test-cluster soak fuzz fuzz-coverage fuzz-serve lint format docs bench \
+	compare-seeds sweep-kills test-slow test-cluster soak fuzz fuzz-made-up fuzz-coverage fuzz-serve lint format docs bench \
 	bench-torch bench-inference bench-gate bench-plugin dist lock clean
 
 help:
@@ -78,6 +78,7 @@ help:
 	@echo "make soak    interrupt and damage trainings at random for an hour: see docs/soak.md"
 	@echo "make test-pages  run the tests of the web pages in Chromium, with axe-core from npm"
 	@echo "make fuzz  read 100,000 spoiled files with each reader, READER=npz with one: see docs/fuzzing.md"
+	@echo "make fuzz-made-up  read 5,000 files that hypothesis makes up with each reader"
 	@echo "make fuzz-coverage READER=npz  look for files that reach new code, with atheris"
 	@echo "make fuzz-serve  send 10,000 requests with random faults to cnnforge serve"
 	@echo "make test-cluster  run the tests with several workers, with Ray in an environment of its own"
@@ -208,6 +209,11 @@ READER ?=
 INPUTS ?=
 fuzz: $(TEST_INSTALLED)
 	nice -n 19 $(BIN)/python tests/fuzzing/fuzz.py $(READER) $(if $(INPUTS),--inputs $(INPUTS))
+
+# Files that hypothesis makes up. READER: one reader, all by default.
+fuzz-made-up: $(TEST_INSTALLED)
+	CNNFORGE_FUZZ_INPUTS=$(or $(INPUTS),5000) nice -n 19 $(PYTEST) --dist load \
+		tests/fuzzing/test_made_up.py $(if $(READER),-k "[$(READER)]")
 
 $(ATHERIS)/.installed: | $(TEST_INSTALLED)
 	$(BIN)/python -m pip install --quiet --target $(ATHERIS) atheris==3.0.0

@@ -54,14 +54,15 @@ def dataset_from_arrays(
         The dataset.
 
     Raises:
-        DataError: If there is no sample, or the samples cannot be split, see `choose_parts`.
+        DataError: If there is no sample, the images have no pixels, or the samples cannot be split,
+            see `choose_parts`.
     """
     if not len(images):
         raise DataError(f"{name} holds no sample: expected at least one")
     parts = choose_parts(
         name, labels, classes, splits or [""] * len(labels), options, seed=split_seed
     )
-    images, notes = _converted(images, names, options)
+    images, notes = _converted(name, images, names, options)
     notes += parts.notes
     train, validation, test = (
         ArraySamples(
@@ -113,11 +114,11 @@ def unlabelled_from_arrays(
         A dataset with `labelled=False`. Its `train` has all images in the order of `images`.
 
     Raises:
-        DataError: If there is no image.
+        DataError: If there is no image, or the images have no pixels.
     """
     if not len(images):
         raise DataError(f"{name} holds no image: expected at least one")
-    images, notes = _converted(images, names, options)
+    images, notes = _converted(name, images, names, options)
     whole = ArraySamples(images, np.zeros(len(images), np.int32), names, ids)
     empty = ArraySamples(images[:0], whole.labels[:0], ())
     splits = _split(whole), _split(empty)
@@ -140,9 +141,14 @@ def _split(samples: ArraySamples) -> Split:
 
 
 def _converted(
-    images: np.ndarray, names: Sequence[str], options: DataOptions
+    name: str, images: np.ndarray, names: Sequence[str], options: DataOptions
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Convert images to the size and the color of the options. Return them with notes."""
+    height, width = images.shape[1:3]
+    if not (height and width):
+        raise DataError(f"{name} has images of {height}x{width} pixels: save images with pixels")
+    # Files may have arrays in the order of Fortran.
+    images = np.ascontiguousarray(images)
     size, note = choose_size({images.shape[1:3]: len(images)}, options)
     blank = count_note([names[row] for row in _one_color(images)], len(images), ONE_COLOR)
     channels = {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]

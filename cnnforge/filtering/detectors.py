@@ -6,6 +6,7 @@ the feature map is the sum of the products of the matrix and the pixels around i
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _parsed(text: str, name: str, what: str) -> Detector:
             "numbers"
         )
     # Whole numbers make exact sums, so decimal fractions get a common divisor.
-    divisor = int(np.lcm.reduce([each.denominator for row in numbers for each in row]))
+    divisor = math.lcm(*(each.denominator for row in numbers for each in row))
     whole = np.array([[float(each * divisor) for each in row] for row in numbers])
     return Detector(name, whole, divisor=float(divisor))
 

@@ -16,6 +16,7 @@ from typing import Any
 from cnnforge.configuration import NAMES, TrainingOptions, check_types
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import hint
+from cnnforge.utils.names import printable
 from cnnforge.utils.structured_text import read_toml
 
 Value = str | int | float | bool | None
@@ -148,8 +149,8 @@ def parse_dimension(key: str, value: Any, source: str) -> Dimension:
     choices = list(dict.fromkeys(_choice(name, part, source) for part in parts))
     if len(choices) < 2:
         raise UsageError(
-            f"{source}: {key} has one value, {_shown(choices[0])}: give two or more, or set it "
-            "outside of the space, in a file for --config"
+            f"{source}: {key} has one value, {printable(_shown(choices[0]))}: give two or "
+            "more, or set it outside of the space, in a file for --config"
         )
     return Dimension(name, tuple(choices))
 
@@ -179,7 +180,8 @@ def check_space(space: Sequence[Dimension], resolve: Callable[[Mapping[str, Any]
                     error = None
                     break
             if error is not None:
-                raise UsageError(f"--space {dimension.name}={dimension.text}: {error}") from error
+                shown = printable(f"{dimension.name}={dimension.text}")
+                raise UsageError(f"--space {shown}: {error}") from error
 
 
 def _read_file(text: str) -> dict[str, Any]:
@@ -205,11 +207,11 @@ def _range(name: str, text: str, source: str) -> Dimension:
     first, _, second = text.partition("..")
     low, high = (_number(name, part, source) for part in (first, second))
     if not low < high:
+        shown = f"the range {printable(text)} of {name}"
         raise UsageError(
-            f"{source}: the range {text} of {name} is empty: write the lower end first, such as "
-            f"{high:g}..{low:g}"
+            f"{source}: {shown} is empty: write the lower end first, such as {high:g}..{low:g}"
             if low > high
-            else f"{source}: the range {text} of {name} has one value: write two different ends"
+            else f"{source}: {shown} has one value: write two different ends"
         )
     return Dimension(name, (), low, high, low > 0 and high / low > _LOG_FACTOR)
 
@@ -219,6 +221,8 @@ def _choice(name: str, part: Any, source: str) -> Value:
     kind = _kind(name)
     if isinstance(part, list):
         part = "+".join(map(str, part)) or "none"
+    if kind == "tuple" and not isinstance(part, str):
+        raise UsageError(f"{source}: a value of {name} must be a text or a list, got {part!r}")
     if part == "":
         raise UsageError(f"{source}: a value of {name} is empty: write values between the commas")
     if _may_be_none(name) and isinstance(part, str) and part.lower() in _NONE:

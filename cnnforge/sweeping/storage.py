@@ -134,14 +134,18 @@ def open_study(
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    direction = "maximize" if description["direction"] == "maximize" else "minimize"
     try:
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
         study = optuna.create_study(
             study_name=_STUDY,
             storage=storage,
-            direction="maximize" if description["direction"] == "maximize" else "minimize",
+            direction=direction,
             load_if_exists=True,
         )
+        # Optuna takes the directions of the journal, and not the one that it is given.
+        if [each.name.lower() for each in study.directions] != [direction]:
+            raise ValueError(f"the direction of its study is not {direction}")
         for trial in study.get_trials(deepcopy=False):
             _check_numbers(trial)
     except Exception as error:
@@ -169,8 +173,9 @@ def _check_same(folder: Path, described: Mapping[str, Any]) -> None:
         if values[0] != values[1]:
             own, other = ("left out" if each is None else printable(str(each)) for each in values)
             raise UsageError(
-                f"{folder} has another sweep, in which {name} is {own}, and now {other}: type the "
-                "command of that sweep to continue it, or name another folder with --output"
+                f"{folder} has another sweep, in which {printable(name)} is {own}, and now "
+                f"{other}: type the command of that sweep to continue it, or name another folder "
+                "with --output"
             )
 
 

@@ -47,7 +47,7 @@ def spoiled_file(name: str, content: bytes, rng: Random, others: Sequence[bytes]
     return plain(content, rng, others)
 
 
-_VALUES: Sequence[Any] = (
+VALUES: Sequence[Any] = (
     *(None, True, False, 0, 1, -1, 2, 255, 256, 65536, 2**31, 2**32, 2**63, 2**64, -(2**63) - 1),
     *(10**30, 10**400, 0.5, -0.5, 1e308, float("nan"), float("inf"), float("-inf"), -0.0, 1e-320),
     *(
@@ -103,12 +103,12 @@ def _change(holder: list[Any], rng: Random) -> None:
     elif action == 3 and isinstance(parent, dict):
         parent[key] = parent[rng.choice(list(parent))]
     elif action == 4:
-        value: Any = rng.choice(_VALUES)
+        value: Any = rng.choice(VALUES)
         for _ in range(rng.choice((1, 2, 50))):
             value = rng.choice(([value], {"a": value}))
         parent[key] = value
     else:
-        parent[key] = rng.choice(_VALUES)
+        parent[key] = rng.choice(VALUES)
 
 
 def _npy(content: bytes, rng: Random, others: Sequence[bytes] = ()) -> bytes | None:

@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,32 +239,42 @@ def _read_record(folder: Path, choice: int) -> None:
     find_plan(run, task, plugins())
 
 
-def _checkpoint_seeds() -> list[Files]:
+Tensor = tuple[str, str, int, Sequence[int], Sequence[int], str, int]
+"""Name, key of the storage, offset, shape, strides, and kind and length of the storage."""
+
+
+def checkpoint(
+    tensors: Sequence[Tensor], storages: Mapping[str, np.ndarray], system: object
+) -> bytes:
+    """Return a checkpoint in the form of PyTorch, written without it: names and ids by hand."""
     import pickle
 
-    # The form of PyTorch, written without it: global names and persistent ids by hand.
-    def tensor(key: str, shape: tuple[int, ...], strides: tuple[int, ...], kind: str) -> bytes:
-        size = int(np.prod(shape))
-        values = (
-            b"ctorch._utils\n_rebuild_tensor_v2\n(("
-            + b"Vstorage\nctorch\n" + kind.encode() + b"\nV" + key.encode() + b"\nVcpu\n"
-            + b"I%d\nNtQI0\n" % size
-        )  # fmt: skip
-        for each in (shape, strides):
-            values += b"(" + b"".join(b"I%d\n" % n for n in each) + b"t"
-        return values + b"I00\nccollections\nOrderedDict\n)RtR"
+    def text(value: str) -> bytes:
+        return b"V" + value.replace("\\", "\\u005c").encode("raw-unicode-escape") + b"\n"
 
-    body = b"\x80\x02ccollections\nOrderedDict\n)R(Va.weight\n"
-    body += tensor("1", (2, 3), (3, 1), "FloatStorage") + b"Vb\n"
-    body += tensor("2", (4,), (1,), "LongStorage") + b"u."
-    content = b"".join(
-        pickle.dumps(each, 2)
-        for each in (_MAGIC, _FORMAT, {"little_endian": True, "type_sizes": {}})
-    )
-    content += body + pickle.dumps(["1", "2"], 2)
-    for array in (np.zeros(6, "<f4"), np.zeros(4, "<i8")):
+    body = b"\x80\x02ccollections\nOrderedDict\n)R("
+    for name, key, offset, shape, strides, kind, size in tensors:
+        body += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(("
+        body += b"Vstorage\nctorch\n" + kind.encode() + b"\n" + text(key) + b"Vcpu\n"
+        body += b"I%d\nNtQI%d\n" % (size, offset)
+        for each in (shape, strides):
+            body += b"(" + b"".join(b"I%d\n" % n for n in each) + b"t"
+        body += b"I00\nccollections\nOrderedDict\n)RtR"
+    body += b"u."
+    content = b"".join(pickle.dumps(each, 2) for each in (_MAGIC, _FORMAT, system))
+    content += body + pickle.dumps(list(storages), 2)
+    for array in storages.values():
         content += len(array).to_bytes(8, "little") + array.tobytes()
-    return [{"model.pth": content}]
+    return content
+
+
+def _checkpoint_seeds() -> list[Files]:
+    tensors = [
+        ("a.weight", "1", 0, (2, 3), (3, 1), "FloatStorage", 6),
+        ("b", "2", 0, (4,), (1,), "LongStorage", 4),
+    ]
+    storages = {"1": np.zeros(6, "<f4"), "2": np.zeros(4, "<i8")}
+    return [{"model.pth": checkpoint(tensors, storages, {"little_endian": True, "type_sizes": {}})}]
 
 
 def _read_checkpoint(folder: Path, choice: int) -> None:

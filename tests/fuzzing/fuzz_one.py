@@ -48,7 +48,12 @@ class Tally:
     _before: Files = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the files of the last case, and what its reader wrote."""
         fresh(self.folder)
+        self._before = {}
 
     def run(self, number: int) -> str:
         """Read the case with a number. Return a description of the finding, or ""."""

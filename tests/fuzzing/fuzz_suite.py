@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,17 @@ def check_target(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         folder: A folder for the files, used if the machine has no folder in memory.
         monkeypatch: The fixture.
     """
+    with limited_tally(target, folder, monkeypatch) as tally:
+        for number in range(INPUTS):
+            tally.run(number)
+        assert tally.findings == {}, f"python tests/fuzzing/fuzz.py {target.name} --show NUMBER"
+    # Faults that nothing notices, or that hide all others, would test nothing.
+    assert 0 < tally.outcomes["value"] < tally.inputs or target.name in ("choices", "keras-json")
+
+
+@contextmanager
+def limited_tally(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tally]:
+    """Read the valid files, yield a tally for others, and check the memory that these took."""
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     # Threads take longer than the tiny images of the cases. `make fuzz` reads them in threads.
     monkeypatch.setattr(files, "usable_processors", lambda: 1)
@@ -39,20 +52,12 @@ def check_target(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     memory = Path("/dev/shm")
     fast = memory / f"cnnforge-{os.getpid()}" if os.access(memory, os.W_OK) else folder
     try:
-        _read_cases(Tally(target, fast / target.name))
+        tally = Tally(target, fast / target.name)
+        for seed in target.seeds:
+            tally.run_files(seed)
+        assert tally.outcomes["value"] > 0, "no seed can be read"
+        before = peak_memory()
+        yield tally
+        assert peak_memory() - before < MAX_GROWTH
     finally:
         shutil.rmtree(fast, ignore_errors=True)
-
-
-def _read_cases(tally: Tally) -> None:
-    target = tally.target
-    for seed in target.seeds:
-        tally.run_files(seed)
-    assert tally.outcomes["value"] > 0, "no seed can be read"
-    before = peak_memory()
-    for number in range(INPUTS):
-        tally.run(number)
-    assert tally.findings == {}, f"python tests/fuzzing/fuzz.py {target.name} --show NUMBER"
-    assert peak_memory() - before < MAX_GROWTH
-    # Faults that nothing notices, or that hide all others, would test nothing.
-    assert 0 < tally.outcomes["value"] < tally.inputs or target.name in ("choices", "keras-json")

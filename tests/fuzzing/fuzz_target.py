@@ -74,7 +74,7 @@ def digest(files: Files) -> int:
     """Return a number that depends on a case alone."""
     text = hashlib.sha256()
     for name, content in files.items():
-        text.update(f"{name} {len(content)} ".encode() + content)
+        text.update(os.fsencode(f"{name} {len(content)} ") + content)
     return int.from_bytes(text.digest()[:8], "little")
 
 

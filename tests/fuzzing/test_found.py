@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def npy(description: str, data: bytes = b"") -> bytes:
 
 def about(kind: str, shape: tuple[int, ...]) -> str:
     return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}"
+
+
+def saved(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 IMAGES = npy(about("|u1", (4, 4, 4)), bytes(64))
@@ -112,6 +119,10 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
      "'images.npy' has 4.04 GB in a file of"),
     ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03\0\0\0"),
      r"is damaged: its header gives the shape \(\)"),
+    ("idx", "train-images-idx4-ubyte", constant(b"\0\0\x08\x04" + struct.pack(">IIII", 12, 0, 4, 3)),
+     "has images of 0x4 pixels"),
+    ("npz", "data.npz", constant(saved(images=np.zeros((0, 4, 4), "<i2,<M8[s]"), labels=np.zeros(0))),
+     "images has the dtype .*: expected uint8"),
     # The buffer for what the header promises.
     ("idx", "train-images-idx3-ubyte", constant(b"\0\0\x08\x03" + struct.pack(">III", 4000, 2000, 2000)),
      "expected 16000000000 bytes .* got only 0"),
@@ -133,6 +144,10 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("space", "space.toml", constant(b"epochs = " + DEEP), "is not TOML: it is nested too deeply"),
     ("space", "space.toml", constant(b"dropout = [1, " + b"1" + b"0" * 400 + b"]"),
      "is not TOML: a whole number has more than 64 bits"),
+    ("space", "space.toml", constant(b'augment = [1, "flip"]'), "must be a text or a list, got 1"),
+    ("space", "space.toml", constant(b'optimizer = ["\\n", "sgd"]'), r"optimizer=\\n,sgd: optimizer must be"),
+    ("space", "space.toml", constant(b'optimizer = ["\\n"]'), r"has one value, \\n: give"),
+    ("space", "space.toml", constant(b'learning_rate = "1..1\\n"'), r"the range 1..1\\n of"),
     ("config", "options.toml", constant(b"epochs = " + DEEP), "is not TOML: it is nested too deeply"),
     ("config", "options.toml", constant(b"learning_rate = 1" + b"0" * 400), "more than 64 bits"),
     ("config", "options.toml", constant(b"epochs = 0x" + b"f" * 5000), "more than 64 bits"),
@@ -162,6 +177,9 @@ FOUND: Sequence[tuple[str, str, Change, str]] = [
     ("opened", "plugins.json", in_json(0, value={**LOST, "distribution": None, "source": "\n"}),
      r"name it with --plugin '\\n'$"),
     ("sweep", "sweep.json", in_json("prune", value="\n"), r"in which prune is \\n, and now True"),
+    ("sweep", "sweep.json", in_json("options", "\n", value=1), r"in which \\n is 1, and now left out"),
+    ("sweep", "journal.log", in_text(b'"directions":[2]', b'"directions":[]'), "is not maximize"),
+    ("sweep", "journal.log", in_text(b'"directions":[2]', b'"directions":[1]'), "is not maximize"),
     ("sweep", "journal.log", in_text(b'"values":[0.0]', b'"values":[1' + b"0" * 400 + b"]"),
      r"trial 0 has the value '1000"),
     ("sweep", "journal.log", in_text(b'"values":[0.0]', b'"values":["a"]'),
@@ -194,6 +212,7 @@ def test_refused_with_one_line(
 READ: Sequence[tuple[str, str, Change]] = [
     ("voc", "Annotations/0.xml", in_text(b"<width>5", b"<width>1e999")),
     ("coco", "annotations/instances_train.json", in_json("images", 0, "width", value=10**30)),
+    ("npz", "data.npz", constant(saved(images=np.zeros((4, 5, 6), np.uint8, order="F"), labels=np.arange(4) % 2))),
     ("tar", "classnames.txt", constant(b"1.0\n2.0\n")),
     ("choices", "choices.json", in_json("choices", "ab", "shape", value=[float("inf")])),
     ("choices", "choices.json", constant(DEEP)),
@@ -216,6 +235,29 @@ def test_read_without_what_is_damaged(name: str, file: str, change: Change, tmp_
     target.read(tmp_path, 1)
 
 
+def test_numbers_of_a_table_with_characters_that_are_not_ascii(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For them, NumPy reads memory behind its table of digits. What is there decides what happens:
+    # an error, a wrong number, or a crash of the process.
+    seen: list[str] = []
+
+    def loadtxt(lines: Sequence[str], *arguments: Any, **options: Any) -> np.ndarray:
+        seen.extend(lines)
+        return original(lines, *arguments, **options)
+
+    original = np.loadtxt
+    monkeypatch.setattr(np, "loadtxt", loadtxt)
+    content = READERS["csv"].seeds[0]["data.csv"]
+    odd = content.replace(b"\n0,95,", "\n0,\U0010ffff95,".encode(), 1)
+    assert odd != content
+    (tmp_path / "data.csv").write_bytes(odd)
+    with pytest.raises(CnnforgeError, match="is not a number"):
+        READERS["csv"].read(tmp_path, 1)
+    assert seen
+    assert all(map(str.isascii, seen))
+
+
 def test_texts_of_a_parquet_file_that_are_not_utf_8(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -226,6 +268,64 @@ def test_texts_of_a_parquet_file_that_are_not_utf_8(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"x", b"y"], "label": texts}), tmp_path / "data.parquet")
     with pytest.raises(CnnforgeError, match=r"is damaged \('utf-8' codec can't decode"):
         READERS["parquet"].read(tmp_path, 1)
+
+
+def test_several_columns_of_one_name_in_a_parquet_file(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    columns = [pa.array([b"x", b"y"]), pa.array([0, 1]), pa.array([0, 1])]
+    pq.write_table(pa.table(columns, ["image", "label", "label"]), tmp_path / "data.parquet")
+    with pytest.raises(CnnforgeError, match="several columns of the name 'label': rename"):
+        READERS["parquet"].read(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [(b"a", "b'a'"), (timedelta(1), "1 day"), (0.5, "0.5")],
+)
+def test_labels_of_a_parquet_file_that_are_not_numbers_of_classes(
+    label: object, shown: str, tmp_path: Path
+) -> None:
+    _write_labels(tmp_path, [label, label])
+    with pytest.raises(CnnforgeError, match=f"has the label {shown}.* in row 0.*from 0 to 1"):
+        READERS["parquet"].read(tmp_path, 1)
+
+
+def test_a_label_of_a_parquet_file_that_is_not_a_class_of_its_schema(tmp_path: Path) -> None:
+    _write_labels(tmp_path, ["cat", "bird"])
+    with pytest.raises(
+        CnnforgeError, match=r"the label 'bird' in row 1, .* expected one of cat, dog"
+    ):
+        READERS["parquet"].read(tmp_path, 1)
+
+
+def test_labels_of_a_parquet_file_that_are_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    _write_labels(tmp_path, [0.0, 1.0, -1.0, None] * 2)
+    READERS["parquet"].read(tmp_path, 2)
+
+
+@pytest.mark.parametrize("rows", [[None] * 1_000_001, [bytes(300 << 20)]], ids=["rows", "bytes"])
+def test_a_small_parquet_file_that_would_fill_the_memory(
+    rows: Sequence[object], tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"image": pa.array(rows, pa.binary()), "label": [0] * len(rows)})
+    pq.write_table(table, tmp_path / "data.parquet", compression="zstd")
+    with pytest.raises(
+        CnnforgeError, match=r"rows and \d.* of values in \d+ bytes, and would fill"
+    ):
+        READERS["parquet"].read(tmp_path, 1)
+
+
+def _write_labels(folder: Path, labels: Sequence[object]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    about = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    picture = READERS["parquet"].seeds[0]["0.png"]
+    table = pa.table({"image": [{"bytes": picture, "path": 1}] * len(labels), "label": labels})
+    text = json.dumps({"info": {"features": about}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), folder / "data.parquet")
 
 
 def test_a_message_about_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:

@@ -235,6 +235,9 @@ def _fast(
         return None
     else:
         usecols = columns.pixels
+    # For a character that is not ASCII, the parser of NumPy 2.4 reads memory behind its table of
+    # digits: the number may be wrong, or the process crashes. A question mark is not a digit.
+    lines = [line.encode("ascii", "replace").decode() for line in lines]
     for dtype in (np.int32, np.float64):
         try:
             values = np.loadtxt(

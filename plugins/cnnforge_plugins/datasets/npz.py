@@ -248,6 +248,8 @@ def _images(where: str, array: np.ndarray, notes: list[str]) -> np.ndarray:
 
 
 def _bytes(where: str, array: np.ndarray, notes: list[str]) -> np.ndarray:
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} has the dtype {array.dtype}: expected uint8")
     if array.dtype == np.uint8 or not array.size:
         if array.size and array.max() <= 1:
             notes.append(
@@ -255,8 +257,6 @@ def _bytes(where: str, array: np.ndarray, notes: list[str]) -> np.ndarray:
                 "them by 255"
             )
         return array.astype(np.uint8, copy=False)
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{where} has the dtype {array.dtype}: expected uint8")
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError(f"{where} has values that are not finite: expected pixels from 0 to 255")

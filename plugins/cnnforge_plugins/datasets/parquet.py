@@ -138,6 +138,11 @@ def _content(shard: Shard, options: DataOptions) -> _Columns | None:
         schema = file.schema_arrow
     shown, about = printable(shard.path), features(schema)
     names: list[str] = schema.names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{shown} has several columns of the name {normal_name(twice)!r}: rename all but one"
+        )
     images = [name for name in names if _is_image(schema.field(name).type)]
     if not images:
         table = [name for name in names if key(name) in FILE_NAMES]
@@ -261,6 +266,8 @@ def _cell(image: Any, path: str, folder: str) -> _Cell:
         content, own = image.get("bytes"), image.get("path")
     if content:
         return _Cell(path, content)
+    if not isinstance(own, str):
+        own = None
     if own and os.path.isfile(os.path.join(folder, own)):
         return _Cell(os.path.normpath(os.path.join(folder, own)))
     return _Cell(path, None, f"there is no file {printable(own)}" if own else _NO_IMAGE)
@@ -352,13 +359,22 @@ def _label(shown: str, row: int, value: Any, classes: Sequence[str]) -> str | No
     if not classes:
         return class_name(str(value))
     if isinstance(value, str):
-        return normal_name(value)
+        name = normal_name(value)
+        if name not in classes:
+            some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+            raise DataError(
+                f"{shown} has the label {name!r} in row {row}, which is not a class of its schema: "
+                f"expected one of {some}"
+            )
+        return name
     # Hugging Face writes -1 for data without labels.
     if value == -1:
         return None
-    if not 0 <= value < len(classes):
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or not 0 <= value < len(classes):
         raise DataError(
-            f"{shown} has the label {value} in row {row}, and its schema has {len(classes)} "
-            f"classes: expected a number from 0 to {len(classes) - 1}"
+            f"{shown} has the label {printable(str(value))} in row {row}, and its schema has "
+            f"{len(classes)} classes: expected a number from 0 to {len(classes) - 1}"
         )
     return str(classes[value])

@@ -1,5 +1,6 @@
 """Feature maps equal those of an independent implementation, to the last bit of a pixel."""
 
+import math
 from importlib.resources import files
 
 import numpy as np
@@ -110,6 +111,12 @@ def test_fractions_are_exact(tmp_path) -> None:
     made = find_detector("0.1 0.2 0.1; 0 1/4 0; -.5, 0, 1e-1")
     assert made.divisor == 20
     np.testing.assert_array_equal(made.matrix, [[2, 4, 2], [0, 5, 0], [-10, 0, 2]])
+    # The common denominator has more than 64 bits.
+    primes = (9973, 9967, 9949, 9941, 9931, 9929, 9923, 9907, 9901)
+    made = find_detector(
+        "; ".join(" ".join(f"1/{n}" for n in primes[at : at + 3]) for at in (0, 3, 6))
+    )
+    assert made.divisor == float(math.prod(primes))
     file = tmp_path / "own.txt"
     file.write_text("\ufeff0 1 0\r\n1 -4 1\r\n\r\n0 1 0\r\n", encoding="utf-8")
     found = find_detector(str(file))

@@ -14,12 +14,16 @@ from typing import Any
 
 from cnnforge.data import normal_name, printable
 from cnnforge.errors import CnnforgeError, DataError, message_of
+from cnnforge.utils.available_memory import in_words
 from cnnforge.utils.cache_folder import cache_folder
 from cnnforge.utils.structured_text import parse_json
 from cnnforge_plugins.datasets._delimited import DelimitedFile
 
 _HEAD = 16
 _LFS = b"version https://git-lfs"
+# A file can have as many rows and bytes in memory; a larger one as it has bytes, or times as many.
+_FREE_ROWS = 1_000_000
+_FREE_BYTES, _RATIO = 256 << 20, 100
 
 
 @contextmanager
@@ -51,7 +55,9 @@ def opened_parquet(path: str) -> Iterator[Any]:
                     f"{shlex.quote(printable(os.path.dirname(path) or '.'))} lfs pull"
                 )
             file.seek(0)
-            yield parquet.ParquetFile(file, pre_buffer=False)
+            found = parquet.ParquetFile(file, pre_buffer=False)
+            _check_size(shown, found.metadata, os.fstat(file.fileno()).st_size)
+            yield found
     # A text that is not UTF-8 is a ValueError.
     except (pyarrow.ArrowException, EOFError, UnicodeError) as error:
         reason = message_of(error)
@@ -61,6 +67,17 @@ def opened_parquet(path: str) -> Iterator[Any]:
     except OSError as error:
         reason = error.strerror or message_of(error)
         raise DataError(f"{shown} cannot be read: {reason}") from error
+
+
+def _check_size(shown: str, metadata: Any, stored: int) -> None:
+    """Refuse a small file that asks for much memory: images and names hardly get smaller."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups)
+    if metadata.num_rows > max(_FREE_ROWS, stored) or size > _FREE_BYTES + _RATIO * stored:
+        raise DataError(
+            f"{shown} has {metadata.num_rows} rows and {in_words(size)} of values in "
+            f"{stored} bytes, and would fill the memory: copy or download it again"
+        )
 
 
 def features(schema: Any) -> Mapping[str, Any]:
