@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from cnnforge.backends.tensorflow_replicas import StrategyReplicas
-from cnnforge.errors import UsageError
+from cnnforge.errors import UsageError, WorkerError, one_line
 from cnnforge.utils.processors import usable_processors
 
 LOST: tuple[type[Exception], ...] = (
@@ -58,7 +58,9 @@ def several_devices(count: int | None) -> StrategyReplicas | None:
     return StrategyReplicas(tf.distribute.MirroredStrategy(names))
 
 
-def one_of_several_processes(rank: int, size: int, index_on_host: int) -> StrategyReplicas:
+def one_of_several_processes(
+    rank: int, size: int, index_on_host: int, address: str
+) -> StrategyReplicas:
     """Connect with the other processes that `TF_CONFIG` names.
 
     It returns when all others have called it. Call it before anything is computed.
@@ -68,9 +70,19 @@ def one_of_several_processes(rank: int, size: int, index_on_host: int) -> Strate
         size: Number of processes.
         index_on_host: Index of this process among those of its machine. If there are several
             graphics cards, it uses the one with this number.
+        address: `host:port` of this process, for messages.
+
+    Raises:
+        WorkerError: The port is in use.
     """
     cards = tf.config.list_physical_devices("GPU")
     if len(cards) > 1:
         tf.config.set_visible_devices(cards[index_on_host % len(cards)], "GPU")
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:
+        raise WorkerError(
+            f"worker {rank} cannot listen at {address} ({one_line(error)}): give it a free port "
+            "in TF_CONFIG"
+        ) from error
     return StrategyReplicas(strategy, rank, size)

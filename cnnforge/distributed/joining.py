@@ -109,7 +109,12 @@ class Joining:
         tell(f"waiting for the other {size - 1} of {size} workers")
         left = meet(cluster, self.seconds)
         with closed_unless_needed(cluster, tell), ended_after(left):
-            replicas = one_of_several_processes(cluster.rank, size, cluster.index_on_host)
+            replicas = one_of_several_processes(
+                cluster.rank,
+                size,
+                cluster.index_on_host,
+                cluster.addresses[cluster.rank],
+            )
         return Workers(cluster.rank, size, replicas.reduce, replicas, cluster.addresses)
 
 

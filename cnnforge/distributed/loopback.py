@@ -6,16 +6,22 @@ for it. It does not check who connects.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
+from cnnforge.distributed.processes import environment
 from cnnforge.distributed.tf_config import Cluster
 
+# TensorFlow reads it when it starts a server: whether other sockets may listen on its port.
+_REUSE = "TF_GRPC_REUSE_PORT"
+# They are open as long as TensorFlow's servers: until the process ends.
+_RESERVED: list[socket.socket] = []
 
-@contextmanager
+
+@contextlib.contextmanager
 def closed_unless_needed(cluster: Cluster, tell: Callable[[str], None]) -> Iterator[None]:
     """Refuse connections of other machines to the server that TensorFlow starts in the block.
 
@@ -30,11 +36,14 @@ def closed_unless_needed(cluster: Cluster, tell: Callable[[str], None]) -> Itera
         return
     port = cluster.host_and_port(cluster.rank)[1]
     if sys.platform.startswith("linux"):
-        from cnnforge.distributed.socket_filter import closed_to_other_machines
+        from cnnforge.distributed.socket_filter import close_servers, reserved
 
-        with closed_to_other_machines(port) as result:
+        # With an old kernel, the port is open until the server has started.
+        with contextlib.suppress(OSError):
+            _RESERVED.append(reserved(port))
+        with environment({_REUSE: "1" if _RESERVED else "0"}):
             yield
-        if result == [True]:
+        if close_servers(port, *_RESERVED):
             return
     else:
         yield

@@ -1,4 +1,4 @@
-"""A private folder for the files of a local Ray, and the end of its processes."""
+"""A private folder for the files of a local Ray, its processes and their environment."""
 
 from __future__ import annotations
 
@@ -168,3 +168,27 @@ def state_of(process: int) -> tuple[int, str, str] | None:
     # The name of the program, in brackets, may have blanks and brackets.
     fields = text[text.rindex(")") + 2 :].split()
     return int(fields[1]), fields[0], fields[19]
+
+
+@contextlib.contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables in the block, and restore them at its end.
+
+    Args:
+        settings: Value of each variable. An empty text removes it.
+    """
+    before = {name: os.environ.get(name) for name in settings}
+    try:
+        for name, value in settings.items():
+            _set(name, value or None)
+        yield
+    finally:
+        for name, value in before.items():
+            _set(name, value)
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

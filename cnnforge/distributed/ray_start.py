@@ -38,7 +38,12 @@ from cnnforge.distributed.addresses import (
     check_ray,
     no_answer,
 )
-from cnnforge.distributed.processes import Descendants, private_folder, ray_folder
+from cnnforge.distributed.processes import (
+    Descendants,
+    environment,
+    private_folder,
+    ray_folder,
+)
 from cnnforge.distributed.ray_output import Show, shown_by, to_stderr
 from cnnforge.distributed.ray_token import check_token, token_settings
 from cnnforge.errors import CnnforgeError, message_of
@@ -127,7 +132,7 @@ def cluster(
             }
         else:
             settings |= token_settings(show)
-        stack.enter_context(_environment(settings))
+        stack.enter_context(environment(settings))
         _prepare_ray(address)
         stack.enter_context(shown_by(show))
         processes = Descendants()
@@ -303,26 +308,6 @@ def _local_settings(folder: Path) -> dict[str, str]:
         # Ray then uses the address of the loopback interface for everything.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
-
-
-@contextlib.contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables; an empty text removes one. Restore them at the end."""
-    before = {name: os.environ.get(name) for name in settings}
-    try:
-        for name, value in settings.items():
-            _set(name, value or None)
-        yield
-    finally:
-        for name, value in before.items():
-            _set(name, value)
-
-
-def _set(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
 
 
 def _prepare_ray(address: str) -> None:

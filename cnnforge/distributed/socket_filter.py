@@ -1,29 +1,27 @@
-"""A filter of Linux that lets only this machine connect to a server which a library starts.
+"""Let only this machine connect to a server that a library starts on all addresses.
 
-The kernel drops all packets to the socket of the server that do not come from the loopback
-interface. Connections that the server accepts inherit the filter. See
-https://docs.kernel.org/networking/filter.html. Everything here is for Linux only.
+Linux lets several sockets listen on one port, and a program for the socket decides which of them
+gets a connection; see SO_REUSEPORT and SO_ATTACH_REUSEPORT_CBPF in socket(7). So a socket that
+drops all packets listens first, and gets all that does not come from the loopback interface. The
+library has to allow more sockets on its port. Everything here is for Linux only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import socket
 import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
-import numba
-import numpy as np
-
-# Operations of a filter, as in `linux/bpf_common.h`: load a byte, load a word of 4 bytes, and,
-# compare and jump, return the number of bytes that are let through.
+# Operations of a program, as in `linux/bpf_common.h`: load a byte, load a word of 4 bytes, and,
+# compare and jump, return.
 _BYTE, _WORD, _AND, _JUMP, _RETURN = 0x30, 0x20, 0x54, 0x15, 0x06
 # Offset of the IP header.
 _IP = 0xFFF00000
 # (operation, instructions to leave out if equal, and if not, value)
-_FILTER = (
+_IS_LOOPBACK = (
     (_BYTE, 0, 0, _IP),
     (_AND, 0, 0, 0xF0),
     (_JUMP, 0, 2, 0x40),
@@ -39,129 +37,96 @@ _FILTER = (
     (_JUMP, 0, 3, 0),
     (_WORD, 0, 0, _IP + 20),
     (_JUMP, 0, 1, 1),
-    (_RETURN, 0, 0, 0xFFFFFFFF),
-    (_RETURN, 0, 0, 0),
 )
+# A filter returns the number of bytes that it lets through.
+_LET_ALL_THROUGH, _DROP = (_RETURN, 0, 0, 0xFFFFFFFF), (_RETURN, 0, 0, 0)
+# The other program returns the index of the socket that gets the connection, in the order in which
+# the sockets began to listen.
+_FIRST, _SECOND = (_RETURN, 0, 0, 0), (_RETURN, 0, 0, 1)
 # `struct sock_filter` and `struct sock_fprog`.
 _INSTRUCTION, _PROGRAM = "=HBBI", "HP"
-# Files that the library may open before its server listens.
-_MORE_FILES = 1024
-_PAUSE = 1000  # microseconds
-_SOL_SOCKET, _SO_ACCEPTCONN, _SO_ATTACH_FILTER = 1, 30, 26
-_AF_INET, _AF_INET6, _SHUT_RDWR = 2, 10, 2
-_SIZE_OF_ADDRESS = 128
+_SO_ATTACH_FILTER, _SO_ATTACH_REUSEPORT_CBPF = 26, 51
 
 
-@contextmanager
-def closed_to_other_machines(port: int) -> Iterator[list[bool]]:
-    """Close the servers of a port that this process starts in the block, as soon as they listen.
+def reserved(port: int) -> socket.socket:
+    """Return a socket that gets all connections from other machines to a port, and drops them.
+
+    The server that is to get the others must listen after this call, with SO_REUSEPORT and on all
+    addresses. It is closed to other machines as long as the socket is open.
 
     Args:
-        port: The port.
+        port: The port. No server of this process listens there.
 
-    Yields:
-        An empty list. It gets one item at the end: whether there is a server, and all are closed.
+    Raises:
+        OSError: This kernel has no such programs, or the port is in use.
     """
-    result: list[bool] = []
-    program, _kept = _program()
-    servers, is_over = np.zeros(2, np.int64), np.ones(1, np.int64)
-    arguments = (port, _highest_file() + _MORE_FILES, program, servers, is_over)
-    _close(*arguments)  # compiles it
-    is_over[0] = 0
-    # The library may hold the lock of Python while its server listens. The function needs no lock.
-    thread = threading.Thread(target=_close, args=arguments, daemon=True)
-    thread.start()
+    # As gRPC decides.
+    family = socket.AF_INET6 if _has_loopback_of_6() else socket.AF_INET
+    made = socket.socket(family)
     try:
-        yield result
-    finally:
-        is_over[0] = 1
-        thread.join()
-    closed, still_open = servers
-    result.append(bool(closed and not still_open))
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            made.setsockopt(socket.SOL_SOCKET, option, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(("", port))
+        _attach(made, _SO_ATTACH_FILTER, [_DROP])
+        _attach(made, _SO_ATTACH_REUSEPORT_CBPF, [*_IS_LOOPBACK, _SECOND, _FIRST])
+        made.listen()
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
-def _program() -> tuple[np.ndarray, np.ndarray]:
-    """Return the filter as the kernel reads it, and the array to which it points."""
-    code = b"".join(struct.pack(_INSTRUCTION, *each) for each in _FILTER)
-    instructions = np.frombuffer(code, np.uint8)
-    pointer = struct.pack(_PROGRAM, len(_FILTER), instructions.ctypes.data)
-    return np.frombuffer(pointer, np.uint8).copy(), instructions
-
-
-def _highest_file() -> int:
-    return max(map(int, os.listdir("/proc/self/fd")))
-
-
-def _c_function(name: str, *arguments: type) -> ctypes._NamedFuncPointer:
-    function = getattr(ctypes.CDLL(None), name)
-    function.argtypes, function.restype = arguments, ctypes.c_int
-    return function
-
-
-_int, _pointer = ctypes.c_int, ctypes.c_void_p
-_getsockopt = _c_function("getsockopt", _int, _int, _int, _pointer, _pointer)
-_setsockopt = _c_function("setsockopt", _int, _int, _int, _pointer, _int)
-_getsockname = _c_function("getsockname", _int, _pointer, _pointer)
-_getpeername = _c_function("getpeername", _int, _pointer, _pointer)
-_shutdown = _c_function("shutdown", _int, _int)
-_usleep = _c_function("usleep", ctypes.c_uint)
-
-
-@numba.njit(nogil=True)
-def _close(port, last_file, program, servers, is_over):
-    """Close the servers of a port to other machines, and cut connections that came before.
+def close_servers(port: int, *others: socket.socket) -> bool:
+    """Close the servers of this process that listen on a port to other machines, from now on.
 
     Args:
         port: The port.
-        last_file: The highest number of a file of this process.
-        program: (16,) uint8 `struct sock_fprog`.
-        servers: (2,) int64, gets the number of servers that are closed, and of those that are not.
-        is_over: (1,) int64; if it is not zero, this function looks a last time and returns.
+        *others: Sockets that stay as they are.
+
+    Returns:
+        Whether there is a server, and all are closed.
     """
-    address, size = np.zeros(_SIZE_OF_ADDRESS, np.uint8), np.zeros(1, np.int32)
-    listens = np.zeros(1, np.int32)
-    while True:
-        is_last = is_over[0] != 0
-        closed, still_open = 0, 0
-        for file in range(last_file + 1):
-            size[0] = _SIZE_OF_ADDRESS
-            if _getsockname(file, address.ctypes, size.ctypes) != 0:
-                continue
-            family = address[0] + 256 * address[1]
-            if family not in (_AF_INET, _AF_INET6) or 256 * address[2] + address[3] != port:
-                continue
-            size[0] = 4
-            if _getsockopt(file, _SOL_SOCKET, _SO_ACCEPTCONN, listens.ctypes, size.ctypes) != 0:
-                continue
-            if listens[0]:
-                failed = _setsockopt(
-                    file, _SOL_SOCKET, _SO_ATTACH_FILTER, program.ctypes, program.size
-                )
-                closed += failed == 0
-                still_open += failed != 0
-                continue
-            size[0] = _SIZE_OF_ADDRESS
-            connected = _getpeername(file, address.ctypes, size.ctypes) == 0
-            if connected and not _is_loopback(address):
-                _shutdown(file, _SHUT_RDWR)
-        servers[0], servers[1] = closed, still_open
-        if is_last:
-            return
-        _usleep(_PAUSE)
+    known = [each.fileno() for each in others]
+    found = 0
+    for server in _listening(port, known):
+        with server:
+            try:
+                _attach(server, _SO_ATTACH_FILTER, [*_IS_LOOPBACK, _LET_ALL_THROUGH, _DROP])
+            except OSError:
+                return False
+        found += 1
+    return found > 0
 
 
-@numba.njit(nogil=True)
-def _is_loopback(address):
-    """Return whether an address is of the loopback interface.
+def _listening(port: int, known: Sequence[int]) -> Iterator[socket.socket]:
+    """Yield a copy of each socket of this process that listens on a port."""
+    for name in os.listdir("/proc/self/fd"):
+        # A file that is closed in the meantime, or is not a socket.
+        with contextlib.suppress(OSError):
+            if int(name) in known:
+                continue
+            copy = socket.socket(fileno=os.dup(int(name)))
+            place = copy.getsockname() if copy.family in (socket.AF_INET, socket.AF_INET6) else ()
+            listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if place and place[1] == port and listens:
+                yield copy
+            else:
+                copy.close()
 
-    Args:
-        address: (128,) uint8 `struct sockaddr_in` or `struct sockaddr_in6`.
-    """
-    if address[0] == _AF_INET:
-        return address[4] == 127
-    # ::1, or an address of version 4: 10 bytes of 0 and 2 of 255 before it.
-    if address[8:18].any():
+
+def _attach(to: socket.socket, option: int, instructions: Sequence[tuple[int, ...]]) -> None:
+    code = b"".join(struct.pack(_INSTRUCTION, *each) for each in instructions)
+    content = ctypes.create_string_buffer(code)
+    program = struct.pack(_PROGRAM, len(instructions), ctypes.addressof(content))
+    to.setsockopt(socket.SOL_SOCKET, option, program)
+
+
+def _has_loopback_of_6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as made:
+            made.bind(("::1", 0))
+    except OSError:
         return False
-    if address[18] == 255 and address[19] == 255:
-        return address[20] == 127
-    return not address[18:23].any() and address[23] == 1
+    return True

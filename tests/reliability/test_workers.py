@@ -204,6 +204,18 @@ def test_a_worker_that_stands_still_ends_both(start, tmp_path, victim):
         assert "Traceback" not in each.err
 
 
+@slow
+def test_a_port_that_is_in_use_is_named(start, tmp_path):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        ports = [*free_ports(1), taken.getsockname()[1]]
+        running = start(*arguments("plain", tmp_path, "--startup-timeout", "5s"), ports=ports)
+        ended = waited(running)
+    assert [each.code for each in ended] == [1, 4], [each.err for each in ended]
+    (line,) = ended[1].errors
+    assert f"worker 1 cannot listen at 127.0.0.1:{ports[1]} (" in line
+    assert "TensorFlow could not connect the workers within 30 seconds" in ended[0].err
+
+
 def test_t29_other_machines_cannot_connect_to_workers_of_this_one(start, tmp_path):
     outer = outer_address()
     ports, is_over = free_ports(2), threading.Event()

@@ -1,17 +1,16 @@
 """T29: servers of workers that other machines cannot reach."""
 
+import os
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing
 
-import numba
 import pytest
 from strangers import answers, outer_address
 
+from cnnforge.distributed import loopback, socket_filter
 from cnnforge.distributed.loopback import closed_unless_needed, is_on_loopback
 from cnnforge.distributed.tf_config import Cluster
 
@@ -19,18 +18,34 @@ pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux has filters for sockets"
 )
 
-
+families = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 # Of `asm-generic/socket.h`: the filter of a socket cannot be changed any more.
 SO_LOCK_FILTER = 44
+INNER = ("127.0.0.1", "127.0.0.2", "::1")
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while loopback._RESERVED:
+        loopback._RESERVED.pop().close()
 
 
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
-    """A socket that is bound to all addresses, as that of TensorFlow, and does not listen yet."""
-    with socket.socket(socket.AF_INET6) as made:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        made.bind(("::", 0))
+    with server_at(0) as made:
         yield made
+
+
+def server_at(port: int, family: socket.AddressFamily = socket.AF_INET6) -> socket.socket:
+    """Return a socket that is bound to all addresses as gRPC does, and does not listen yet."""
+    made = socket.socket(family)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
+    made.bind(("", port))
+    return made
 
 
 def cluster_of(server: socket.socket) -> Cluster:
@@ -41,76 +56,72 @@ def unexpected(line: str) -> None:
     raise AssertionError(line)
 
 
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@families
 def test_t29_only_this_machine_connects(
     server: socket.socket, family: socket.AddressFamily
 ) -> None:
     outer, port = outer_address(family), server.getsockname()[1]
-    with closed_unless_needed(cluster_of(server), unexpected):
-        time.sleep(0.1)
-        server.listen()
-        time.sleep(0.1)
-        inside = [answers(each, port) for each in ("127.0.0.1", "127.0.0.2", "::1", outer)]
-    after = [answers(each, port) for each in ("127.0.0.1", "127.0.0.2", "::1", outer)]
-    assert inside == after == [True, True, True, False]
-    # Another server of this process is as before.
     with closing(socket.create_server(("", 0), family=family)) as other:
+        with closed_unless_needed(cluster_of(server), unexpected):
+            server.listen()
+            inside = [answers(each, port) for each in (*INNER, outer)]
+        after = [answers(each, port) for each in (*INNER, outer)]
+        assert inside == after == [True, True, True, False]
+        # Another server of this process is as before.
         assert answers(outer, other.getsockname()[1])
 
 
-@numba.njit
-def hold_the_lock(rounds: int) -> float:
-    """Compute, and let no other Python code of this process run."""
-    total = 0.0
-    for _ in range(rounds):
-        total += 1.0 / (total + 1.0)
-    return total
-
-
-STRANGER = """
-import socket, sys, time
-time.sleep(0.2)
-try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.5)
-    print("connected")
-except OSError:
-    print("refused")
-"""
-
-
-def test_t29_the_server_is_closed_while_no_python_code_can_run(server: socket.socket) -> None:
-    # TensorFlow holds the lock of Python while it waits for the other workers.
-    hold_the_lock(1)
-    command = [sys.executable, "-c", STRANGER, outer_address(), str(server.getsockname()[1])]
-    with closed_unless_needed(cluster_of(server), unexpected):
-        server.listen()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stranger:
-            while stranger.poll() is None:
-                hold_the_lock(10_000_000)
-            assert stranger.communicate()[0] == "refused\n"
-
-
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_t29_a_connection_from_before_is_cut(
-    server: socket.socket, family: socket.AddressFamily
+@families
+def test_t29_each_connection_goes_to_the_right_server(
+    family: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outer, port = outer_address(family), server.getsockname()[1]
-    server.listen()
-    with ExitStack() as opened:
-        clients, connections = {}, {}
-        for address in (outer, "127.0.0.1", "::1"):
-            client = opened.enter_context(socket.create_connection((address, port), 5))
-            clients[address] = client
-            connections[address] = opened.enter_context(server.accept()[0])
+    """Also without IP version 6, and without the filter that the server gets at the end."""
+    monkeypatch.setattr(socket_filter, "_has_loopback_of_6", lambda: family == socket.AF_INET6)
+    monkeypatch.setattr(socket_filter, "close_servers", lambda port, *others: True)
+    with server_at(0, family) as server:
+        outer, port = outer_address(family), server.getsockname()[1]
         with closed_unless_needed(cluster_of(server), unexpected):
-            pass
-        for address, connection in connections.items():
-            with suppress(OSError):
-                connection.sendall(b"x")
-            assert clients[address].recv(1) == (b"" if address == outer else b"x"), address
+            server.listen()
+        assert all(answers("127.0.0.1", port) for _ in range(20))
+        assert not any(answers(outer, port, 0.05) for _ in range(20))
 
 
-def test_if_it_cannot_be_closed_the_user_is_told(server: socket.socket) -> None:
+def test_t29_more_servers_of_the_port(server: socket.socket) -> None:
+    outer, port = outer_address(), server.getsockname()[1]
+    with server_at(port) as second, closed_unless_needed(cluster_of(server), unexpected):
+        for each in (server, second):
+            each.listen()
+        assert all(answers("127.0.0.1", port) for _ in range(20))
+        assert not any(answers(outer, port, 0.05) for _ in range(20))
+
+
+@families
+def test_t29_with_an_old_kernel_the_server_is_closed_after_its_start(
+    server: socket.socket, family: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(port: int) -> socket.socket:
+        raise OSError(92, "Protocol not available")
+
+    monkeypatch.setattr(socket_filter, "reserved", missing)
+    outer, port = outer_address(family), server.getsockname()[1]
+    with closed_unless_needed(cluster_of(server), unexpected):
+        assert os.environ["TF_GRPC_REUSE_PORT"] == "0"
+        server.listen()
+    assert [answers(each, port) for each in (*INNER, outer)] == [True, True, True, False]
+
+
+def test_no_other_server_can_listen_without_asking(server: socket.socket) -> None:
+    port = server.getsockname()[1]
+    assert "TF_GRPC_REUSE_PORT" not in os.environ
+    with closed_unless_needed(cluster_of(server), unexpected):
+        assert os.environ["TF_GRPC_REUSE_PORT"] == "1"
+        server.listen()
+    assert "TF_GRPC_REUSE_PORT" not in os.environ
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+
+
+def test_if_there_is_no_server_the_user_is_told(server: socket.socket) -> None:
     lines: list[str] = []
     with closed_unless_needed(cluster_of(server), lines.append):
         pass
@@ -121,21 +132,14 @@ def test_if_it_cannot_be_closed_the_user_is_told(server: socket.socket) -> None:
     )
 
 
-def test_one_of_two_servers_cannot_be_closed() -> None:
+def test_if_a_server_cannot_be_closed_the_user_is_told(server: socket.socket) -> None:
     lines: list[str] = []
-    with ExitStack() as opened:
-        servers = [opened.enter_context(socket.socket()) for _ in range(2)]
-        for each in servers:
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        servers[0].bind(("", 0))
-        servers[1].bind(servers[0].getsockname())
-        for each in servers:
-            each.listen()
-        with closed_unless_needed(cluster_of(servers[0]), unexpected):
-            pass
-        servers[0].setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-        with closed_unless_needed(cluster_of(servers[0]), lines.append):
-            pass
+    server.listen()
+    port = server.getsockname()[1]
+    assert socket_filter.close_servers(port)
+    server.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+    with closed_unless_needed(cluster_of(server), lines.append):
+        pass
     assert len(lines) == 1
 
 
@@ -148,10 +152,9 @@ def test_an_error_passes_and_nothing_is_told(server: socket.socket) -> None:
 
 def test_workers_on_other_machines_can_connect(server: socket.socket) -> None:
     outer, port = outer_address(), server.getsockname()[1]
-    server.listen()
     cluster = Cluster((f"127.0.0.1:{port}", f"{outer}:1"), 0)
     with closed_unless_needed(cluster, unexpected):
-        pass
+        server.listen()
     assert answers(outer, port)
 
 
