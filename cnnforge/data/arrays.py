@@ -54,8 +54,7 @@ def dataset_from_arrays(
         The dataset.
 
     Raises:
-        DataError: If there is no sample, the images have no pixels, or the samples cannot be split,
-            see `choose_parts`.
+        DataError: There are no samples or no pixels, or `choose_parts` cannot split the samples.
     """
     if not len(images):
         raise DataError(f"{name} holds no sample: expected at least one")
@@ -114,7 +113,7 @@ def unlabelled_from_arrays(
         A dataset with `labelled=False`. Its `train` has all images in the order of `images`.
 
     Raises:
-        DataError: If there is no image, or the images have no pixels.
+        DataError: There are no images or no pixels.
     """
     if not len(images):
         raise DataError(f"{name} holds no image: expected at least one")

@@ -8,11 +8,10 @@ import os
 import re
 import shlex
 from collections.abc import Container
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from cnnforge.data.boxes.layout import boxes_reader
+from cnnforge.data.boxes.layout import boxes_reader, some_files, some_folders
 from cnnforge.data.dataset import DataOptions, Dataset
 from cnnforge.data.formats import IMAGE_SUFFIXES
 from cnnforge.errors import DataError, UnknownNameError, UsageError
@@ -40,8 +39,6 @@ _READERS = {
 _IDX = re.compile(r".*ubyte(\.gz)?", re.IGNORECASE)
 _TABLES = (".csv", ".tsv")
 _MAX_DEPTH = 3
-# The number of entries of a folder after which its content is clear.
-_MAX_ENTRIES = 200
 # The command that unpacks an archive into a new folder, for each ending of its name.
 _ARCHIVES = {
     (".zip",): "unzip {file} -d {folder}",
@@ -160,27 +157,12 @@ def _folder_reader(folder: str | os.PathLike[str]) -> str:
 
 def _has_table(folder: str) -> bool:
     """Return whether a folder has one table and the folder `images`, without classes."""
-    folders, files = _names_in(folder)
-    tables = [name for name in files if name.lower().endswith(_TABLES)]
-    if len(tables) != 1 or [name.lower() for name in folders] != ["images"]:
+    tables = [name for name in some_files(folder) if name.lower().endswith(_TABLES)]
+    folders = list(some_folders(folder))
+    if len(tables) != 1 or [os.path.basename(path).lower() for path in folders] != ["images"]:
         return False
-    classes, pictures = _names_in(os.path.join(folder, folders[0]))
-    suffixes = {os.path.splitext(name)[1].lower() for name in pictures}
-    return not classes and not suffixes.isdisjoint(IMAGE_SUFFIXES)
-
-
-def _names_in(folder: str) -> tuple[list[str], list[str]]:
-    """Return the names of some sub-folders and files that are not hidden."""
-    folders: list[str] = []
-    files: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in islice(entries, _MAX_ENTRIES):
-                if entry.name[0] != ".":
-                    (folders if entry.is_dir() else files).append(entry.name)
-    except OSError:
-        return [], []
-    return folders, files
+    suffixes = {os.path.splitext(name)[1].lower() for name in some_files(folders[0])}
+    return not any(some_folders(folders[0])) and not suffixes.isdisjoint(IMAGE_SUFFIXES)
 
 
 def check_local(reference: str) -> None:

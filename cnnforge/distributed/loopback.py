@@ -1,7 +1,7 @@
 """Keep other machines from the workers of a training if all workers are on this machine.
 
-TensorFlow's server of each worker listens on all addresses of its machine, and there is no option
-for it. It does not check who connects.
+TensorFlow's server of each worker listens on all addresses of its machine. No option changes that,
+and the server does not check who connects.
 """
 
 from __future__ import annotations

@@ -36,17 +36,17 @@ def boxes_reader(folder: str | os.PathLike[str]) -> str | None:
     top = os.fspath(folder)
     found = _reader(top)
     if found is None:
-        inner = (_reader(path) for path in _folders(top))
+        inner = (_reader(path) for path in some_folders(top))
         found = next((each for each in inner if each), None)
     return found
 
 
 def _reader(folder: str) -> str | None:
-    endings = {os.path.splitext(name)[1].lower() for name in _files(folder)}
+    endings = {os.path.splitext(name)[1].lower() for name in some_files(folder)}
     yaml_files = _files_with(folder, ".yaml", ".yml")
     if {".yaml", ".yml"} & endings and any(map(_names_pictures, yaml_files)):
         return "yolo"
-    subfolders = {os.path.basename(path).lower(): path for path in _folders(folder)}
+    subfolders = {os.path.basename(path).lower(): path for path in some_folders(folder)}
     below = {name: _endings_below(path) for name, path in subfolders.items() if name in _NAMES}
     if ".xml" in below.get("annotations", ()) or ".xml" in endings:
         return "voc"
@@ -54,11 +54,11 @@ def _reader(folder: str) -> str | None:
         return "coco"
     if "images" in below and ".txt" in below.get("labels", ()):
         return "yolo"
-    if any(name.lower().endswith(".coco.json") for name in _files(folder)):
+    if any(name.lower().endswith(".coco.json") for name in some_files(folder)):
         return "coco"
     if "images" in subfolders and any(map(_is_coco, _files_with(folder, ".json"))):
         # Other sub-folders of the images are classes.
-        splits = map(os.path.basename, _folders(subfolders["images"]))
+        splits = map(os.path.basename, some_folders(subfolders["images"]))
         return "coco" if all(map(split_role, splits)) else None
     return None
 
@@ -68,15 +68,17 @@ _NAMES = ("annotations", "images", "labels")
 
 def _endings_below(folder: str) -> set[str]:
     """Return the endings of the files in a folder and in its sub-folders."""
-    places = [folder, *islice(_folders(folder), 10)]
-    return {os.path.splitext(name)[1].lower() for place in places for name in _files(place)}
+    places = [folder, *islice(some_folders(folder), 10)]
+    return {os.path.splitext(name)[1].lower() for place in places for name in some_files(place)}
 
 
-def _files(folder: str) -> Iterator[str]:
+def some_files(folder: str) -> Iterator[str]:
+    """Yield the names of the first files in a folder that are not hidden."""
     yield from (entry.name for entry in _entries(folder) if not _is_folder(entry))
 
 
-def _folders(folder: str) -> Iterator[str]:
+def some_folders(folder: str) -> Iterator[str]:
+    """Yield the paths of the first sub-folders of a folder that are not hidden."""
     yield from (entry.path for entry in _entries(folder) if _is_folder(entry))
 
 
@@ -96,7 +98,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _files_with(folder: str, *endings: str) -> Iterator[str]:
-    for name in _files(folder):
+    for name in some_files(folder):
         if name.lower().endswith(endings):
             yield os.path.join(folder, name)
 

@@ -78,7 +78,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         which the table names the pictures, or those in a column of ids.
 
     Raises:
-        UsageError: If there is no such file, or the folder has none or several.
+        UsageError: If the file does not exist, or the folder does not have exactly one table.
         DataError: If the table does not name pictures, or none of them is found or readable, or a
             file is unreadable and the option `strict` is set.
     """

@@ -71,6 +71,7 @@ def test_a_yaml_file_of_something_else(tmp_path):
     [
         (["labels.csv", "images/0.png"], "table"),
         (["train.TSV", "Images/0.png", ".hidden/x", "readme.txt"], "table"),
+        (["labels.csv", "images/0.png", "images/cat/1.png"], "images"),
         (["labels.csv", "images/cat/0.png", "images/dog/0.png"], "images"),
         (["labels.csv", "cat/0.png"], "images"),
         (["labels.csv", "images/0.png", "cat/0.png"], "images"),
