@@ -7,12 +7,12 @@ are made in one place, also if Ray runs a library's controller on another machin
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from cnnforge.errors import CnnforgeError, one_line
+from cnnforge.distributed.ray_call import on_this_machine
+from cnnforge.errors import CnnforgeError
 
 _WAIT = 1.0
 # Each process that waits for an answer holds one call.
@@ -112,53 +112,85 @@ class Desk:
             ray.get(self._actor.end.remote())
 
 
+class OpenDesk(Desk):
+    """The desk as the process of the command sees it.
+
+    Args:
+        actor: Handle of the actor.
+        answer: Function that gets a question and returns its answer.
+        failed: Function that gets an error of `answer`.
+    """
+
+    def __init__(
+        self,
+        actor: Any,
+        answer: Callable[[dict[str, Any]], Any],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(actor)
+        self._answer = answer
+        self._failed = failed
+        self._taken: Any = None
+
+    @property
+    def for_others(self) -> Desk:
+        """The desk that can be sent to other processes."""
+        return Desk(self._actor)
+
+    def serve(self, seconds: float) -> None:
+        """Answer one question, if one is there or comes in time.
+
+        The answer to a question whose answer raises an error is `None`.
+
+        Args:
+            seconds: Max time to wait for it.
+
+        Raises:
+            CnnforgeError: The desk is lost.
+        """
+        import ray
+
+        try:
+            if self._taken is None:
+                self._taken = self._actor.take.remote()
+            if not ray.wait([self._taken], timeout=seconds)[0]:
+                return
+            taken, self._taken = ray.get(self._taken), None
+            if taken is None:
+                return
+            number, question = taken
+            value = None
+            try:
+                value = self._answer(question)
+            except Exception as error:
+                self._failed(error)
+            ray.get(self._actor.answer.remote(number, value))
+        except Exception as error:
+            raise CnnforgeError(f"the cluster is lost ({type(error).__name__})") from error
+
+
 @contextmanager
 def open_desk(
     answer: Callable[[dict[str, Any]], Any], failed: Callable[[BaseException], None]
-) -> Iterator[Desk]:
-    """Open a desk in the cluster, and answer its questions in a thread.
+) -> Iterator[OpenDesk]:
+    """Open a desk in the cluster. Its method `serve` answers the questions.
 
     Args:
-        answer: Function that gets a question and returns its answer, one call at a time.
-        failed: Function that gets an error of `answer`, or of Ray. The answer to that question is
-            `None`.
+        answer: Function that gets a question and returns its answer.
+        failed: Function that gets an error of `answer`.
 
     Yields:
         The desk.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # On the machine of the command, which lives as long as the command.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = (
         ray.remote(_Desk)
-        .options(num_cpus=0, max_concurrency=_MAX_CALLS, scheduling_strategy=here)
+        .options(num_cpus=0, max_concurrency=_MAX_CALLS, scheduling_strategy=on_this_machine())
         .remote()
     )
-    closed = threading.Event()
-
-    def serve() -> None:
-        try:
-            while not closed.is_set():
-                taken = ray.get(actor.take.remote())
-                if taken is None:
-                    continue
-                number, question = taken
-                value = None
-                try:
-                    value = answer(question)
-                except BaseException as error:
-                    failed(error)
-                ray.get(actor.answer.remote(number, value))
-        except Exception as error:
-            if not closed.is_set():
-                failed(CnnforgeError(f"the cluster is lost: {one_line(error)}"))
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
     try:
-        yield Desk(actor)
+        yield OpenDesk(actor, answer, failed)
     finally:
-        closed.set()
-        thread.join(2 * _WAIT)
+        with suppress(Exception):
+            ray.kill(actor)

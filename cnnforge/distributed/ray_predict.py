@@ -11,7 +11,8 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ def predict_on(
     inputs: FileInputs | PartInputs,
     workers: int,
     limit: int | None = None,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Predict images, see `FileInputs.predict` and `SampleInputs.predict`.
 
     Args:
@@ -78,7 +79,8 @@ def predict_on(
         limit: Max number of images; `None` for all.
 
     Yields:
-        One row per image, the same as without workers.
+        One row per image, the same as without workers. Call `close` before the cluster is
+        disconnected, if rows are left.
 
     Raises:
         CnnforgeError: A worker could not open the model, or a group of images has ended too many
@@ -155,11 +157,12 @@ def _results(
     # Ray Data does not run in a program that is only a client of the cluster.
     run = _relayed if cluster.address.startswith(CLIENT) else _contents
     try:
-        for number, piece, last, content in run(job, groups, workers, threads):
-            value = pickle.loads(content)
-            if isinstance(value, Failure):
-                raise CnnforgeError(value.message)
-            yield (number, piece), _Results(last, value)
+        with closing(run(job, groups, workers, threads)) as contents:
+            for number, piece, last, content in contents:
+                value = pickle.loads(content)
+                if isinstance(value, Failure):
+                    raise CnnforgeError(value.message)
+                yield (number, piece), _Results(last, value)
     except ray.exceptions.RayError as error:
         raise CnnforgeError(
             f"a worker died {_RETRIES} times while it predicted the same images, or the cluster "
@@ -169,7 +172,7 @@ def _results(
 
 def _relayed(
     job: PredictionJob, groups: Sequence[Group], workers: int, threads: int
-) -> Iterator[_Content]:
+) -> Generator[_Content, None, None]:
     """Run `_contents` in a process of the cluster."""
     import ray
 
@@ -190,7 +193,7 @@ class _Relay:
 
 def _contents(
     job: PredictionJob, groups: Sequence[Group], workers: int, threads: int
-) -> Iterator[_Content]:
+) -> Generator[_Content, None, None]:
     """Run the groups through Ray Data. Yield what `PredictGroups` returns."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -223,10 +226,13 @@ def _contents(
                 **_retries(max_restarts=-1, max_task_retries=_RETRIES),
             )
         )
-    for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
-        columns = (batch[name] for name in ("number", "piece", "last", "content"))
-        for number, piece, last, content in zip(*columns, strict=True):
-            yield int(number), int(piece), bool(last), content
+    batches: Any = iter(data.iter_batches(batch_size=None, batch_format="numpy"))
+    # Ray Data has a thread. If it still runs when the command disconnects, Ray ends the command.
+    with closing(batches):
+        for batch in batches:
+            columns = (batch[name] for name in ("number", "piece", "last", "content"))
+            for number, piece, last, content in zip(*columns, strict=True):
+                yield int(number), int(piece), bool(last), content
 
 
 def _retries(**numbers: int) -> dict[str, int]:

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnforge.distributed.desk import Desk, open_desk
+from cnnforge.distributed.desk import Desk, OpenDesk, open_desk
 from cnnforge.distributed.machines import (
     Place,
     graphics_cards_of_a_worker,
     processors_of_a_worker,
     scratch,
 )
+from cnnforge.distributed.ray_call import Call, calling
 from cnnforge.distributed.ray_start import cluster
 from cnnforge.distributed.ray_workers import addresses, work
-from cnnforge.errors import CnnforgeError, RunError, WorkerError, one_line
+from cnnforge.errors import CnnforgeError, RunError, WorkerError
 from cnnforge.runs import RunDirectory
 from cnnforge.utils.names import resume_command
 
@@ -109,11 +109,17 @@ class RayTrain:
         ):
             processors = processors_of_a_worker(ray_cluster, self.workers)
             with open_desk(self._answer, self._errors.append) as desk:
-                thread = threading.Thread(
-                    target=self._fit, args=(desk, storage, processors), daemon=True
+                order = _Order(
+                    desk.for_others,
+                    self.place.with_path(storage),
+                    self.command,
+                    self.workers,
+                    processors,
+                    graphics_cards_of_a_worker(self.workers),
+                    self.startup_timeout,
                 )
-                thread.start()
-                self._wait(thread, desk, should_stop)
+                with calling("Ray Train", _fit, order, storage) as call:
+                    self._wait(call, desk, should_stop)
         if self._errors:
             raise self._errors[0]
         for rank, code in sorted(self._codes.items()):
@@ -121,26 +127,30 @@ class RayTrain:
                 self._fail(rank, code)
         return 0
 
-    def _wait(self, thread: threading.Thread, desk: Desk, should_stop: Callable[[], bool]) -> None:
-        """Wait for the end of Ray Train, and pass on a request to stop."""
+    def _wait(self, call: Call, desk: OpenDesk, should_stop: Callable[[], bool]) -> None:
+        """Answer questions until Ray Train has ended, and pass on a request to stop."""
         end = None
         self._waiting_since = time.monotonic()
-        while thread.is_alive():
-            thread.join(_MOMENT)
-            if end is None:
-                self._look()
-            final = bool(self._errors or any(self._codes.values()))
-            if end is None and (final or should_stop()):
-                self._over, self._stopping = final, not final
-                end = time.monotonic() + (_SHORT if final else _PATIENCE)
-                desk.stop()
-                if final:
-                    # The other workers wait for the one that has failed.
-                    desk.end()
-            if end is not None and not self._begun - set(self._codes):
-                end = min(end, time.monotonic() + _SHORT)
-            if end is not None and time.monotonic() > end:
-                return
+        try:
+            while not call.has_ended():
+                desk.serve(_MOMENT)
+                if end is None:
+                    self._look()
+                final = bool(self._errors or any(self._codes.values()))
+                if end is None and (final or should_stop()):
+                    self._over, self._stopping = final, not final
+                    end = time.monotonic() + (_SHORT if final else _PATIENCE)
+                    desk.stop()
+                    if final:
+                        # The other workers wait for the one that has failed.
+                        desk.end()
+                if end is not None and not self._begun - set(self._codes):
+                    end = min(end, time.monotonic() + _SHORT)
+                if end is not None and time.monotonic() > end:
+                    return
+            call.check()
+        except CnnforgeError as error:
+            self._errors.append(CnnforgeError(f"{error}; {self.how_to_go_on()}"))
 
     def _answer(self, asked: dict[str, Any]) -> Any:
         """Answer a question of the supervisor of a worker."""
@@ -286,41 +296,51 @@ class RayTrain:
         error.exit_code = max(1, code)
         raise error
 
-    def _fit(self, desk: Desk, storage: Path, processors: int) -> None:
-        """Run Ray Train."""
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-        # Ray's own limit must not be the smaller one.
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, self.startup_timeout))
-        try:
-            cards = graphics_cards_of_a_worker(self.workers)
-            DataParallelTrainer(
-                work,
-                train_loop_config={
-                    "desk": desk,
-                    "place": self.place.with_path(storage),
-                    "command": self.command,
-                    "processors": processors,
-                },
-                backend_config=addresses(),
-                scaling_config=ScalingConfig(
-                    num_workers=self.workers,
-                    use_gpu=bool(cards),
-                    resources_per_worker={
-                        "CPU": processors,
-                        **({"GPU": cards} if cards else {}),
-                    },
-                ),
-                run_config=RunConfig(
-                    name="train",
-                    storage_path=str(storage),
-                    # The desk counts restarts.
-                    failure_config=FailureConfig(max_failures=-1),
-                ),
-            ).fit()
-        except BaseException as error:
-            self._errors.append(CnnforgeError(f"Ray Train has failed: {one_line(error)}"))
+@dataclass(frozen=True)
+class _Order:
+    """What the process that runs Ray Train has to know; see `RayTrain`."""
+
+    desk: Desk
+    place: Place
+    command: Sequence[str]
+    workers: int
+    processors: int
+    cards: int
+    startup_timeout: float
+
+
+def _fit(order: _Order, storage: Path) -> None:
+    """Run Ray Train."""
+    # Ray's own limit must not be the smaller one.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, order.startup_timeout))
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    DataParallelTrainer(
+        work,
+        train_loop_config={
+            "desk": order.desk,
+            "place": order.place,
+            "command": order.command,
+            "processors": order.processors,
+        },
+        backend_config=addresses(),
+        scaling_config=ScalingConfig(
+            num_workers=order.workers,
+            use_gpu=bool(order.cards),
+            resources_per_worker={
+                "CPU": order.processors,
+                **({"GPU": order.cards} if order.cards else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(storage),
+            # The desk counts restarts.
+            failure_config=FailureConfig(max_failures=-1),
+        ),
+    ).fit()
 
 
 # Exit codes with which a worker says that it has saved its state, because of a signal.

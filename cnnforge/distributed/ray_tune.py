@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnforge.distributed.desk import Desk, open_desk
+from cnnforge.distributed.desk import Desk, OpenDesk, open_desk
 from cnnforge.distributed.machines import (
     Place,
     graphics_cards_of_a_worker,
@@ -22,8 +22,9 @@ from cnnforge.distributed.machines import (
     scratch,
     wait_until_free,
 )
+from cnnforge.distributed.ray_call import Call, calling
 from cnnforge.distributed.ray_start import cluster
-from cnnforge.errors import CnnforgeError, one_line
+from cnnforge.errors import CnnforgeError
 
 if TYPE_CHECKING:
     from cnnforge.sweeping.processes import Process
@@ -69,20 +70,34 @@ class RayTune:
         ):
             processors = processors_of_a_worker(ray_cluster, self.workers)
             with open_desk(lambda asked: self._answer(sweep, asked), self._errors.append) as desk:
-                thread = threading.Thread(
-                    target=self._fit, args=(desk, storage, processors), daemon=True
+                order = _Order(
+                    self.start,
+                    desk.for_others,
+                    self.place.with_path(storage),
+                    self.workers,
+                    processors,
+                    graphics_cards_of_a_worker(self.workers),
+                    self.max_deaths,
                 )
-                thread.start()
-                end = None
-                while thread.is_alive():
-                    thread.join(_MOMENT)
-                    if end is None and (self._errors or should_stop()):
-                        end = time.monotonic() + _PATIENCE
-                        desk.stop()
-                    if end is not None and time.monotonic() > end:
-                        break
+                with calling("Ray Tune", _fit, order, storage) as call:
+                    self._wait(call, desk, should_stop)
         if self._errors:
             raise self._errors[0]
+
+    def _wait(self, call: Call, desk: OpenDesk, should_stop: Callable[[], bool]) -> None:
+        """Answer questions until Ray Tune has ended, and pass on a request to stop."""
+        end = None
+        try:
+            while not call.has_ended():
+                desk.serve(_MOMENT)
+                if end is None and (self._errors or should_stop()):
+                    end = time.monotonic() + _PATIENCE
+                    desk.stop()
+                if end is not None and time.monotonic() > end:
+                    return
+            call.check()
+        except CnnforgeError as error:
+            self._errors.append(error)
 
     def _answer(self, sweep: Sweep, asked: dict[str, Any]) -> Any:
         """Answer a question of the searcher, or of the supervisor of a trial."""
@@ -107,39 +122,49 @@ class RayTune:
             return sweep.order(number)
         return None
 
-    def _fit(self, desk: Desk, storage: Path, processors: int) -> None:
-        """Run Ray Tune."""
-        # No files of TensorBoard; and the output that `_quiet` can end.
-        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-        from ray import tune
 
-        try:
-            cards = graphics_cards_of_a_worker(self.workers)
-            supervised = tune.with_parameters(
-                _supervise,
-                start=self.start,
-                desk=desk,
-                place=self.place.with_path(storage),
-                processors=processors,
-            )
-            tune.Tuner(
-                tune.with_resources(supervised, {"cpu": processors, "gpu": cards}),
-                tune_config=tune.TuneConfig(
-                    search_alg=_searcher(desk),
-                    num_samples=-1,
-                    max_concurrent_trials=self.workers,
-                ),
-                run_config=tune.RunConfig(
-                    name="sweep",
-                    storage_path=str(storage),
-                    failure_config=tune.FailureConfig(max_failures=self.max_deaths - 1),
-                    verbose=0,
-                    callbacks=[_quiet()],
-                ),
-            ).fit()
-        except BaseException as error:
-            self._errors.append(CnnforgeError(f"Ray Tune has failed: {one_line(error)}"))
+@dataclass(frozen=True)
+class _Order:
+    """What the process that runs Ray Tune has to know; see `RayTune`."""
+
+    start: Callable[[int], Process]
+    desk: Desk
+    place: Place
+    workers: int
+    processors: int
+    cards: int
+    max_deaths: int
+
+
+def _fit(order: _Order, storage: Path) -> None:
+    """Run Ray Tune."""
+    # No files of TensorBoard; and the output that `_quiet` can end.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    from ray import tune
+
+    supervised = tune.with_parameters(
+        _supervise,
+        start=order.start,
+        desk=order.desk,
+        place=order.place,
+        processors=order.processors,
+    )
+    tune.Tuner(
+        tune.with_resources(supervised, {"cpu": order.processors, "gpu": order.cards}),
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(order.desk),
+            num_samples=-1,
+            max_concurrent_trials=order.workers,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=str(storage),
+            failure_config=tune.FailureConfig(max_failures=order.max_deaths - 1),
+            verbose=0,
+            callbacks=[_quiet()],
+        ),
+    ).fit()
 
 
 def _quiet() -> Any:

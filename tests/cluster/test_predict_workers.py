@@ -61,3 +61,23 @@ def test_t30_a_row_for_each_file_whatever_dies(
     named = [victim for victim in killed if f"worker process {victim} died" in started.err]
     assert len(named) >= 3, started.err
     assert not started.left()
+
+
+FULL = """
+import sys
+from cnnforge.cli import main
+sys.stdout = open("/dev/full", "w")
+sys.exit(main({words}))
+"""
+
+
+def test_an_error_while_workers_still_predict(command: Start, run: Path, pictures: Path) -> None:
+    """Its message and its exit code are those of one process."""
+    ends = []
+    for more in ([], ["--workers", "2", *PATIENT]):
+        words = ["predict", str(run), str(pictures), *more]
+        started = command("-c", FULL.format(words=words))
+        ends.append((started.wait(), [line for line in started.err.splitlines() if "rror" in line]))
+        assert not started.left()
+    assert ends[0] == ends[1]
+    assert ends[0][0] != 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -116,10 +116,12 @@ class Spread:
             plugins=plugin_names(run, used, plugin or ()),
             trust_model=trust_model,
         )
-        with started(self.workers, self.address, self.seconds) as cluster:
+        with started(self.workers, self.address, self.seconds) as cluster, ExitStack() as stack:
 
             def predicted(part: Inputs, limit: int | None) -> Iterator[Row]:
                 inputs = cast("FileInputs | PartInputs", part)
-                return predict_on(cluster, job, inputs, self.workers, limit)
+                rows = predict_on(cluster, job, inputs, self.workers, limit)
+                stack.callback(rows.close)
+                return rows
 
             yield predicted
