@@ -144,8 +144,11 @@ def _from_copy_of(process: subprocess.Popen[str], request: dict[str, Any]) -> bo
         process.stdin.write(json.dumps({**request, "copy": True}) + "\n")
         process.stdin.flush()
         answer = b""
+        # Unlike `select`, it takes descriptors above 1023.
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
         while _ANSWERED not in answer:
-            if not select.select([process.stdout], [], [], _TIMEOUT)[0]:
+            if not poll.poll(_TIMEOUT * 1000):
                 return False
             part = os.read(process.stdout.fileno(), 4096)
             if not part:

@@ -92,6 +92,27 @@ def test_one_process_opens_the_models_of_several_layers(tmp_path, monkeypatch):
     assert fresh_process._ready == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made under Linux only")
+def test_a_process_that_has_many_files_open(tmp_path, monkeypatch):
+    import resource
+
+    monkeypatch.setattr(fresh_process, "_ready", [])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 1200:
+        pytest.skip("this user cannot open 1200 files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(1200, limits[0]), limits[1]))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert fresh_process._in_fresh_process(tmp_path, 0, json.JSONDecoder) == []
+        # A copy has opened the models, so the process still waits.
+        assert len(fresh_process._ready) == 1
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        fresh_process._end_waiting()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_a_process_of_another_environment_is_not_used(monkeypatch):
     monkeypatch.setattr(fresh_process, "_ready", [])
     first = fresh_process.start()
