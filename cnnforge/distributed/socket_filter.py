@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -103,17 +104,26 @@ def close_servers(port: int, *others: socket.socket) -> bool:
 def _listening(port: int, known: Sequence[int]) -> Iterator[socket.socket]:
     """Yield a copy of each socket of this process that listens on a port."""
     for name in os.listdir("/proc/self/fd"):
-        # A file that is closed in the meantime, or is not a socket.
+        # A file may be closed in the meantime.
         with contextlib.suppress(OSError):
-            if int(name) in known:
+            if int(name) in known or not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue
-            copy = socket.socket(fileno=os.dup(int(name)))
+            copy = _copy_of(int(name))
             place = copy.getsockname() if copy.family in (socket.AF_INET, socket.AF_INET6) else ()
             listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             if place and place[1] == port and listens:
                 yield copy
             else:
                 copy.close()
+
+
+def _copy_of(number: int) -> socket.socket:
+    copy = os.dup(number)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
 
 
 def _attach(to: socket.socket, option: int, instructions: Sequence[tuple[int, ...]]) -> None:

@@ -143,6 +143,16 @@ def test_if_a_server_cannot_be_closed_the_user_is_told(server: socket.socket) ->
     assert len(lines) == 1
 
 
+def test_nothing_stays_open(server: socket.socket) -> None:
+    """Neither a copy of a file that is open, nor one of another socket."""
+    with open(os.devnull), socket.create_server(("127.0.0.1", 0)):
+        before = len(os.listdir("/proc/self/fd"))
+        with closed_unless_needed(cluster_of(server), unexpected):
+            server.listen()
+        # The socket that gets what comes from other machines.
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+
+
 def test_an_error_passes_and_nothing_is_told(server: socket.socket) -> None:
     threads = threading.active_count()
     with pytest.raises(KeyError), closed_unless_needed(cluster_of(server), unexpected):
