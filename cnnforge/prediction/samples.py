@@ -198,8 +198,8 @@ def open_samples(
     if dataset.labelled and not tasks.same(trained_on.task, dataset.task):
         own, task = (tasks.shortest_name(tasks[name]) for name in (trained_on.task, dataset.task))
         raise UsageError(
-            f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: use "
-            "another dataset"
+            f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: "
+            + ("use other data" if need_labels else "name its image files, or use other data")
         )
     if part == "test":
         if dataset.test is None:

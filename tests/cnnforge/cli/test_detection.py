@@ -388,3 +388,15 @@ def test_detectors_are_compared(
     error = error_of(capsys, "compare", str(run), str(classification), "--kernels", "keras")
     assert "for the task 'detection'" in error
     assert "for 'classification'" in error
+
+
+def test_images_of_another_task_are_named_themselves(
+    data: Path, classification: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capsys, "predict", str(classification), str(data), "--kernels", "keras")
+    assert error.endswith(
+        "is for the task 'detection', and the model of this run is for 'classification': name its "
+        "image files, or use other data"
+    )
+    folder = str(data.parent / "images")
+    assert main(["predict", str(classification), folder, "--kernels", "keras"]) == 0
