@@ -299,7 +299,7 @@ class RayTrain:
 
 @dataclass(frozen=True)
 class _Order:
-    """What the process that runs Ray Train has to know; see `RayTrain`."""
+    """Values for the process that runs Ray Train; see `RayTrain`."""
 
     desk: Desk
     place: Place

@@ -125,7 +125,7 @@ class RayTune:
 
 @dataclass(frozen=True)
 class _Order:
-    """What the process that runs Ray Tune has to know; see `RayTune`."""
+    """Values for the process that runs Ray Tune; see `RayTune`."""
 
     start: Callable[[int], Process]
     desk: Desk

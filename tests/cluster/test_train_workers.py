@@ -224,6 +224,21 @@ def test_t28_too_few_machines_are_left(started, nodes: str, tmp_path: Path) -> N
     assert f"go on with 'cnnforge train --resume {RUN} --workers 2 --address {nodes}'" in last
 
 
+def test_ray_train_itself_is_killed(started: Any, whole: dict[str, Any], tmp_path: Path) -> None:
+    command = train(started)
+    command.says(f"epoch  2/{EPOCHS}")
+    (process,) = command.titled("ray::_Caller.call")
+    os.kill(process, signal.SIGKILL)
+    assert command.wait() == 1, command.err
+    last = command.err.splitlines()[-1]
+    assert last == (
+        "error: Ray's process that directs the workers was killed, or the cluster is lost "
+        f"(ActorDiedError); go on with 'cnnforge train --resume {RUN} --workers 2'"
+    )
+    assert not command.left()
+    check_same(started("train", "--resume", RUN, "--workers", "2", "--json"), tmp_path, whole)
+
+
 def test_an_error_of_a_worker_is_one_line(started, tmp_path: Path) -> None:
     command = started("train", "poisoned", *OPTIONS, "--data", "toy:white")
     assert command.wait() == 3, command.err
