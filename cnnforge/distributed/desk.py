@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from cnnforge.distributed.ray_call import on_this_machine
-from cnnforge.errors import CnnforgeError
+from cnnforge.distributed.ray_call import cluster_lost, on_this_machine
 
 _WAIT = 1.0
 # Each process that waits for an answer holds one call.
@@ -100,7 +99,7 @@ class Desk:
         """Ask all processes to save their states and to end."""
         import ray
 
-        # If the desk is lost, its thread has told so.
+        # If the desk is lost, `OpenDesk.serve` raises an error.
         with suppress(Exception):
             ray.get(self._actor.stop.remote())
 
@@ -166,7 +165,7 @@ class OpenDesk(Desk):
                 self._failed(error)
             ray.get(self._actor.answer.remote(number, value))
         except Exception as error:
-            raise CnnforgeError(f"the cluster is lost ({type(error).__name__})") from error
+            raise cluster_lost(error) from error
 
 
 @contextmanager

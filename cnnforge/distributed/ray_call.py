@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from cnnforge.distributed.ray_watch import ClusterWatch
 from cnnforge.errors import CnnforgeError, one_line
 
 
@@ -18,17 +19,27 @@ class Call:
     """A call that runs in another process.
 
     Args:
+        watch: It knows whether the cluster still answers.
         result: The reference of Ray to its result.
     """
 
-    def __init__(self, result: Any) -> None:
+    def __init__(self, watch: ClusterWatch, result: Any) -> None:
+        self._watch = watch
         self._result = result
 
     def has_ended(self) -> bool:
-        """Return whether it has returned, raised an error, or died."""
+        """Return whether it has returned, raised an error, or died.
+
+        Raises:
+            CnnforgeError: The cluster is lost.
+        """
         import ray
 
-        ended, _ = ray.wait([self._result], timeout=0)
+        self._watch.check()
+        try:
+            ended, _ = ray.wait([self._result], timeout=0)
+        except Exception as error:
+            raise cluster_lost(error) from error
         return bool(ended)
 
     def check(self) -> None:
@@ -51,10 +62,13 @@ class Call:
 
 
 @contextmanager
-def calling(name: str, function: Callable[..., None], *arguments: Any) -> Iterator[Call]:
+def calling(
+    watch: ClusterWatch, name: str, function: Callable[..., None], *arguments: Any
+) -> Iterator[Call]:
     """Call a function in a process of Ray. The process is killed at the end of the block.
 
     Args:
+        watch: It knows whether the cluster still answers.
         name: The name of what the function runs, for messages.
         function: The function. The process imports its module.
         *arguments: Its arguments. They are pickled.
@@ -68,11 +82,21 @@ def calling(name: str, function: Callable[..., None], *arguments: Any) -> Iterat
         ray.remote(_Caller).options(num_cpus=0, scheduling_strategy=on_this_machine()).remote()
     )
     try:
-        yield Call(caller.call.remote(name, function, arguments))
+        yield Call(watch, caller.call.remote(name, function, arguments))
     finally:
         # The processes that it has started end with it.
         with suppress(Exception):
             ray.kill(caller)
+
+
+def cluster_lost(error: Exception) -> CnnforgeError:
+    """Return the error for a command whose cluster has failed.
+
+    Args:
+        error: The error of Ray.
+    """
+    # Ray's messages have many lines.
+    return CnnforgeError(f"the cluster is lost ({type(error).__name__})")
 
 
 def on_this_machine() -> Any:

@@ -46,6 +46,7 @@ from cnnforge.distributed.processes import (
 )
 from cnnforge.distributed.ray_output import Show, shown_by, to_stderr
 from cnnforge.distributed.ray_token import check_token, token_settings
+from cnnforge.distributed.ray_watch import LOOK, ClusterWatch
 from cnnforge.errors import CnnforgeError, message_of
 from cnnforge.utils.available_memory import available_memory
 from cnnforge.utils.held_back import held_back_stderr
@@ -69,10 +70,12 @@ class Cluster:
     Attributes:
         address: The address that the user named, for instance `local`.
         processors: Number of processors that Ray may use.
+        watch: It knows whether the cluster still answers.
     """
 
     address: str
     processors: int
+    watch: ClusterWatch
 
     @property
     def local(self) -> bool:
@@ -138,7 +141,7 @@ def cluster(
         processes = Descendants()
         host = _started(address, options, processes, startup_timeout)
         try:
-            yield _connected(address, workers)
+            yield _connected(address, workers, host.watch(show))
         except BaseException:
             host.stop(_patience_after_error(address), processes)
             raise
@@ -205,6 +208,7 @@ class _Host(threading.Thread):
         self._options = options
         self._ready, self._end = threading.Event(), threading.Event()
         self._error: BaseException | None = None
+        self._watch: ClusterWatch | None = None
 
     def run(self) -> None:
         """Connect, wait, and disconnect."""
@@ -216,7 +220,9 @@ class _Host(threading.Thread):
         except BaseException as error:
             self._error = error
         self._ready.set()
-        self._end.wait()
+        while not self._end.wait(LOOK):
+            if self._watch is not None:
+                self._watch.look()
         with contextlib.suppress(Exception):
             ray.shutdown()
 
@@ -241,6 +247,20 @@ class _Host(threading.Thread):
             raise TimeoutError from self._error
         if self._error is not None:
             raise CnnforgeError(_reason(self._address, self._error)) from self._error
+
+    def watch(self, show: Show) -> ClusterWatch:
+        """Let the thread look whether the cluster answers, from now on.
+
+        Args:
+            show: Function that shows a line.
+        """
+        import ray
+
+        # A client does not know the address, and its calls fail without a cluster.
+        is_client = self._address.startswith(CLIENT)
+        address = "" if is_client else ray.get_runtime_context().gcs_address
+        self._watch = ClusterWatch(address, show)
+        return self._watch
 
     def stop(self, seconds: float, processes: Descendants) -> None:
         """Disconnect. Kill the processes of a local Ray that do not end.
@@ -333,7 +353,7 @@ def _store_size() -> int:
     return max(_MIN_STORE, min(_STORE, min(free) // 4))
 
 
-def _connected(address: str, workers: int) -> Cluster:
+def _connected(address: str, workers: int, watch: ClusterWatch) -> Cluster:
     """Check a cluster to which this process is connected."""
     import ray
 
@@ -345,7 +365,7 @@ def _connected(address: str, workers: int) -> Cluster:
             f"the Ray cluster at {address} has {processors} processors, and {workers} workers need "
             f"{workers}: use --workers {max(1, processors)}, or add machines with 'ray start'"
         )
-    return Cluster(address, processors)
+    return Cluster(address, processors, watch)
 
 
 def _reason(address: str, error: BaseException) -> str:

@@ -23,7 +23,7 @@ from cnnforge.distributed.machines import (
     scratch,
 )
 from cnnforge.distributed.ray_call import Call, calling
-from cnnforge.distributed.ray_start import cluster
+from cnnforge.distributed.ray_start import Cluster, cluster
 from cnnforge.distributed.ray_workers import addresses, work
 from cnnforge.errors import CnnforgeError, RunError, WorkerError
 from cnnforge.runs import RunDirectory
@@ -118,8 +118,8 @@ class RayTrain:
                     graphics_cards_of_a_worker(self.workers),
                     self.startup_timeout,
                 )
-                with calling("Ray Train", _fit, order, storage) as call:
-                    self._wait(call, desk, should_stop)
+                with calling(ray_cluster.watch, "Ray Train", _fit, order, storage) as call:
+                    self._wait(call, desk, ray_cluster, should_stop)
         if self._errors:
             raise self._errors[0]
         for rank, code in sorted(self._codes.items()):
@@ -127,7 +127,9 @@ class RayTrain:
                 self._fail(rank, code)
         return 0
 
-    def _wait(self, call: Call, desk: OpenDesk, should_stop: Callable[[], bool]) -> None:
+    def _wait(
+        self, call: Call, desk: OpenDesk, ray_cluster: Cluster, should_stop: Callable[[], bool]
+    ) -> None:
         """Answer questions until Ray Train has ended, and pass on a request to stop."""
         end = None
         self._waiting_since = time.monotonic()
@@ -135,7 +137,7 @@ class RayTrain:
             while not call.has_ended():
                 desk.serve(_MOMENT)
                 if end is None:
-                    self._look()
+                    self._look(ray_cluster)
                 final = bool(self._errors or any(self._codes.values()))
                 if end is None and (final or should_stop()):
                     self._over, self._stopping = final, not final
@@ -244,13 +246,16 @@ class RayTrain:
                 + self.how_to_go_on()
             )
 
-    def _look(self) -> None:
+    def _look(self, ray_cluster: Cluster) -> None:
         """Look which machines are lost, and whether the workers start in time."""
         import ray
 
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK
+        # Without an answer, `ray.nodes` would not return.
+        if not ray_cluster.watch.look():
+            return
         alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
         for rank, node in list(self._nodes.items()):
             if node not in alive:

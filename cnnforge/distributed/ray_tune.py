@@ -79,7 +79,7 @@ class RayTune:
                     graphics_cards_of_a_worker(self.workers),
                     self.max_deaths,
                 )
-                with calling("Ray Tune", _fit, order, storage) as call:
+                with calling(ray_cluster.watch, "Ray Tune", _fit, order, storage) as call:
                     self._wait(call, desk, should_stop)
         if self._errors:
             raise self._errors[0]

@@ -81,3 +81,17 @@ def test_an_error_while_workers_still_predict(command: Start, run: Path, picture
         assert not started.left()
     assert ends[0] == ends[1]
     assert ends[0][0] != 0
+
+
+def test_rays_central_process_is_killed(command: Start, run: Path, pictures: Path) -> None:
+    """Ray ends the command after a minute, and says nothing."""
+    words = ["predict", run, pictures, "--output", "rows.csv", "--workers", "2", *PATIENT]
+    started = command(*words)
+    started.until(lambda: started.titled("(PredictGroups)"))
+    (process,) = started.titled("gcs_server")
+    os.kill(process, 9)
+    assert started.wait() == 1, started.err
+    last = started.err.splitlines()[-1]
+    assert last.startswith("error: the Ray cluster is lost: nothing has answered at 127.0.0.1:")
+    assert not started.path("rows.csv").exists()
+    assert not started.left()

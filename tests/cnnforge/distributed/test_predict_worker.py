@@ -20,6 +20,7 @@ from cnnforge.distributed.predict_worker import (
     read_groups,
 )
 from cnnforge.distributed.ray_start import Cluster
+from cnnforge.distributed.ray_watch import ClusterWatch
 from cnnforge.errors import CnnforgeError
 from cnnforge.prediction import FileInputs, Predictor
 from cnnforge.prediction.part_inputs import PartInputs
@@ -29,7 +30,7 @@ from cnnforge.utils.processors import THREAD_VARIABLES
 
 SHAPE = (3, 3, 1)
 JOB = PredictionJob("run", SHAPE, "stretch", {"top_k": 2})
-LOCAL = Cluster("local", 2)
+LOCAL = Cluster("local", 2, ClusterWatch("", print))
 
 
 class Bright:
