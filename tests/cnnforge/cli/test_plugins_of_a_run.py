@@ -191,12 +191,23 @@ def test_workers_on_other_machines_are_told_the_plugins_of_the_run(
 
     monkeypatch.setattr("cnnforge.cli.predict.spread.started", lambda *_: nullcontext())
     jobs: list[PredictionJob] = []
-    monkeypatch.setattr(
-        "cnnforge.distributed.ray_predict.predict_on", lambda cluster, job, *_: jobs.append(job)
-    )
+    closed: list[PredictionJob] = []
+
+    def predict(cluster: Any, job: PredictionJob, *_: Any) -> Iterator[int]:
+        jobs.append(job)
+        try:
+            yield from (0, 1)
+        finally:
+            closed.append(job)
+
+    monkeypatch.setattr("cnnforge.distributed.ray_predict.predict_on", predict)
     trained: Any = SimpleNamespace(predictor=cnnforge.load(run)._predictor)
     with Spread(2, "local", 9.0).predicting(trained, run, {}, "auto", None, False) as predicted:
-        predicted(cast("Any", None), None)
+        rows = predicted(cast("Any", None), None)
+        assert cast("Any", next(rows)) == 0
+        assert not closed
+    # A thread of Ray Data would end the command if it still ran after the end of Ray.
+    assert closed == jobs
     assert jobs[0].plugins == (plugin,)
 
 
