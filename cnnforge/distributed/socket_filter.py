@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import os
 import socket
-import stat
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -104,9 +103,9 @@ def close_servers(port: int, *others: socket.socket) -> bool:
 def _listening(port: int, known: Sequence[int]) -> Iterator[socket.socket]:
     """Yield a copy of each socket of this process that listens on a port."""
     for name in os.listdir("/proc/self/fd"):
-        # A file may be closed in the meantime.
+        # A file that is closed in the meantime, or is not a socket.
         with contextlib.suppress(OSError):
-            if int(name) in known or not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+            if int(name) in known:
                 continue
             copy = _copy_of(int(name))
             place = copy.getsockname() if copy.family in (socket.AF_INET, socket.AF_INET6) else ()

@@ -118,6 +118,83 @@ def test_a_worker_that_never_began_is_waited_for(training: RayTrain) -> None:
     assert training._waiting_since is None
 
 
+class Asking:
+    """A desk, a call that never ends and a cluster. Each question is asked when it is served."""
+
+    def __init__(self, training: RayTrain, *questions: Any) -> None:
+        self.training, self.questions = training, list(questions)
+        self.watch = self
+        self.asked: list[str] = []
+
+    def serve(self, seconds: float) -> None:
+        question = self.questions.pop(0)
+        if callable(question):
+            question()
+        else:
+            rank, code = question
+            end(self.training, rank, code)
+
+    def look(self) -> bool:
+        return False
+
+    def has_ended(self) -> bool:
+        return False
+
+    def stop(self) -> None:
+        self.asked.append("stop")
+
+    def end(self) -> None:
+        self.asked.append("end")
+
+
+def wait(training: RayTrain, asking: Asking, should_stop: Any = lambda: False) -> None:
+    there: Any = asking
+    training._wait(there, there, there, should_stop)
+    assert not asking.questions
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_training_ends_with_its_last_worker(training: RayTrain, lost: bool) -> None:
+    """Also if a machine is lost whose processes go on to the last epoch."""
+    begin(training, 0)
+
+    def others() -> None:
+        begin_in_same_attempt(training, 1)
+        if lost:
+            training._died(0, "is lost with its machine")
+
+    asking = Asking(training, (0, 0), others, (1, 0))
+    wait(training, asking)
+    assert asking.asked == []
+    assert not training._errors
+    assert training.told == (
+        ["worker 0 on h is lost with its machine; all workers start again from the beginning"]
+        if lost
+        else []
+    )
+
+
+def test_a_stop_ends_with_the_last_worker(training: RayTrain) -> None:
+    begin(training, 0)
+    asking = Asking(training, lambda: None, (0, 130))
+    wait(training, asking, lambda: len(asking.questions) == 1)
+    assert asking.asked == ["stop"]
+
+
+def test_an_error_ends_the_other_workers(training: RayTrain) -> None:
+    begin(training, 0)
+    begin_in_same_attempt(training, 1)
+    asking = Asking(training, (1, 3), (0, 1))
+    wait(training, asking)
+    assert asking.asked == ["stop", "end"]
+    assert training._codes == {0: 0, 1: 3}
+
+
+def begin_in_same_attempt(training: RayTrain, rank: int) -> None:
+    who = {"host": "h", "attempt": training._attempt, "node": f"n{rank}", "process": 70 + rank}
+    training._answer({"rank": rank, "begins": True, **who})
+
+
 def test_lines_name_the_command_with_its_workers(training: RayTrain) -> None:
     training.run, training.address = Path(RUN), "auto"
     line = f"the time limit is reached; go on with {resume_command(RUN)}"
