@@ -31,8 +31,8 @@ def answer(asked):
     return 2 * asked["number"]
 
 numbers, errors = [], []
-with cluster(workers=1), open_desk(answer, errors.append) as desk:
-    with calling("It", {function}, desk.for_others) as call:
+with cluster(workers=1) as ray_cluster, open_desk(answer, errors.append) as desk:
+    with calling(ray_cluster.watch, "It", {function}, desk.for_others) as call:
         while not call.has_ended() and not {left}:
             desk.serve(0.1)
             {more}
