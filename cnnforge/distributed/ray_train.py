@@ -23,7 +23,8 @@ from cnnforge.distributed.machines import (
     scratch,
 )
 from cnnforge.distributed.ray_call import Call, calling
-from cnnforge.distributed.ray_start import Cluster, cluster
+from cnnforge.distributed.ray_start import cluster
+from cnnforge.distributed.ray_watch import ClusterWatch
 from cnnforge.distributed.ray_workers import addresses, work
 from cnnforge.errors import CnnforgeError, RunError, WorkerError
 from cnnforge.runs import RunDirectory
@@ -119,7 +120,7 @@ class RayTrain:
                     self.startup_timeout,
                 )
                 with calling(ray_cluster.watch, "Ray Train", _fit, order, storage) as call:
-                    self._wait(call, desk, ray_cluster, should_stop)
+                    self._wait(call, desk, ray_cluster.watch, should_stop)
         if self._errors:
             raise self._errors[0]
         for rank, code in sorted(self._codes.items()):
@@ -128,7 +129,7 @@ class RayTrain:
         return 0
 
     def _wait(
-        self, call: Call, desk: OpenDesk, ray_cluster: Cluster, should_stop: Callable[[], bool]
+        self, call: Call, desk: OpenDesk, watch: ClusterWatch, should_stop: Callable[[], bool]
     ) -> None:
         """Answer questions until Ray Train has ended, and pass on a request to stop."""
         end = None
@@ -137,7 +138,7 @@ class RayTrain:
             while not call.has_ended():
                 desk.serve(_MOMENT)
                 if end is None:
-                    self._look(ray_cluster)
+                    self._look(watch)
                 final = bool(self._errors or any(self._codes.values()))
                 if end is None and (final or should_stop()):
                     self._over, self._stopping = final, not final
@@ -146,7 +147,7 @@ class RayTrain:
                     if final:
                         # The other workers wait for the one that has failed.
                         desk.end()
-                # Ray Train takes ten seconds longer.
+                # Ray Train itself ends ten seconds after its workers.
                 complete = end is not None or len(self._begun) == self.workers
                 if complete and not self._begun - set(self._codes):
                     return
@@ -248,13 +249,13 @@ class RayTrain:
                 + self.how_to_go_on()
             )
 
-    def _look(self, ray_cluster: Cluster) -> None:
+    def _look(self, watch: ClusterWatch) -> None:
         """Look which machines are lost, and whether the workers start in time."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK
         # Without an answer, `ray.nodes` would not return.
-        if not ray_cluster.watch.look():
+        if not watch.look():
             return
         import ray
 

@@ -41,7 +41,7 @@ class ClusterWatch:
         self._told = False
 
     def look(self) -> bool:
-        """Return whether something accepts connections at the address."""
+        """Return whether something accepts connections at the address, after up to two seconds."""
         if self._place is None:
             return True
         try:

@@ -394,9 +394,7 @@ def test_images_of_another_task_are_named_themselves(
     data: Path, classification: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = error_of(capsys, "predict", str(classification), str(data), "--kernels", "keras")
-    assert error.endswith(
-        "is for the task 'detection', and the model of this run is for 'classification': name its "
-        "image files, or use other data"
-    )
-    folder = str(data.parent / "images")
-    assert main(["predict", str(classification), folder, "--kernels", "keras"]) == 0
+    assert "the task 'detection', and the model of this run is for 'classification': n" in error
+    assert error.endswith(": name its image files, or use other data")
+    command = ["predict", str(classification), str(data.parent / "images")]
+    assert main([*command, "--kernels", "keras"]) == 0

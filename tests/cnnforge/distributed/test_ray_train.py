@@ -119,11 +119,10 @@ def test_a_worker_that_never_began_is_waited_for(training: RayTrain) -> None:
 
 
 class Asking:
-    """A desk, a call that never ends and a cluster. Each question is asked when it is served."""
+    """A desk, a call that never ends and a watch. Each question is asked when it is served."""
 
     def __init__(self, training: RayTrain, *questions: Any) -> None:
         self.training, self.questions = training, list(questions)
-        self.watch = self
         self.asked: list[str] = []
 
     def serve(self, seconds: float) -> None:
